@@ -1,0 +1,66 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check protos protos-check lint types contracts bench fmt clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+SERVICES := $(shell grep -l '^service ' protos/penstock/v1/*.proto)
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Install everything into .venv (skipped when nothing changed)
+
+$(STAMP): requirements-dev.txt pyproject.toml
+	@echo "Setting up $(VENV) (about a minute the first time) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Penstock needs Python 3.11 or newer; set PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' requirements-dev.txt)"
+	@echo "  packages ..."
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.txt
+	@echo "  penstock ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+	@echo "Ready."
+
+demo: setup ## Serve the embedded model, stream a story, show the numbers
+	@$(BIN)/penstock demo
+
+serve: setup ## Serve the embedded model on 127.0.0.1:50051
+	@$(BIN)/penstock serve
+
+test: setup ## Run the tests
+	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+check: lint types contracts protos-check test ## All that CI runs
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@cd protos && buf lint && buf format -d --exit-code
+
+types: setup
+	@$(BIN)/mypy
+
+contracts: setup
+	@$(BIN)/lint-imports
+
+protos: setup ## Generate penstock/v1 from protos/
+	@rm -f penstock/v1/*_pb2*.py penstock/v1/*_pb2*.pyi
+	@python -m grpc_tools.protoc -Iprotos --python_out=. --mypy_out=quiet:. protos/penstock/v1/*.proto
+	@python -m grpc_tools.protoc -Iprotos --grpc_python_out=. --mypy_grpc_out=quiet:. $(SERVICES)
+
+protos-check: protos
+	@test -z "$$(git status --porcelain penstock/v1)" || \
+	  { echo "penstock/v1 was not up to date with protos/; commit what 'make protos' wrote:"; git status --short penstock/v1; exit 1; }
+
+bench: setup ## Run the benchmarks and print the tables
+	@$(BIN)/python -m benchmarks
+
+fmt: setup ## Format everything
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+	@cd protos && buf format -w
+
+clean: ## Remove the virtual environment and caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
