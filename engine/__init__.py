@@ -1,0 +1,1 @@
+"""Running models: the Engine contract, its implementations, and the worker process around MLX."""

@@ -1,0 +1,4 @@
+"""The worker process around MLX. Nothing outside this package imports mlx.
+
+Threads: the main thread reads commands and tokenises; the model thread owns every MLX object.
+"""

@@ -1,0 +1,77 @@
+"""What an engine tells about a stream. Each stream ends with exactly one Finished or Failed.
+
+msgspec structs, because one of them is made, sent to another process and read for every token.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from flowcontrol.reasons import Reason
+
+
+class FinishReason(StrEnum):
+    """Why a stream ended well."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Natural log-probability of the chosen token; the most likely ones as (id, logprob), best first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class Prefill(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """The stream waits (queue_position > 0) or its prompt is being computed.
+
+    queue_position: rows that are taken up before this one. done, total: prompt tokens.
+    """
+
+    stream: int
+    queue_position: int
+    done: int
+    total: int
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
+    """One output token and the text that became certain with it, perhaps none."""
+
+    stream: int
+    token_id: int
+    text: str
+    logprobs: TokenLogprobs | None
+
+
+class Finished(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """The stream ended well.
+
+    text: what was held back for a possible stop string and is now certain. Durations in seconds:
+    queue_s from submission to the first prompt token, prefill_s from there to the first output
+    token, decode_s from the first to the last one.
+    """
+
+    stream: int
+    reason: FinishReason
+    text: str
+    stop_string: str
+    stop_token_id: int | None
+    prompt_tokens: int
+    completion_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
+    """The stream ended with an error. field: path of the field at fault, empty when none is."""
+
+    stream: int
+    reason: Reason
+    message: str
+    field: str
+
+
+Event = Prefill | Token | Finished | Failed

@@ -1,0 +1,62 @@
+"""Loads a model and its tokenizer with mlx-lm."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.nn as nn
+from mlx_lm import load
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import get_total_parameters
+
+from engine.contract import ModelInfo
+from engine.model_source import resolve
+from engine.options import WorkerOptions
+
+# For the rare model whose configuration does not say how long its context is.
+_UNKNOWN_CONTEXT_TOKENS = 32768
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory. Made and used in the model thread, but for the tokenizer."""
+
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    eos_token_ids: frozenset[int]
+    info: ModelInfo
+
+
+def load_model(options: WorkerOptions) -> LoadedModel:
+    """Load what options.model names. Call it in the model thread: streams belong to threads.
+
+    Raises NoSuchModelError, or whatever mlx-lm and the hub client raise.
+    """
+    location, name = resolve(options.model)
+    model, tokenizer, config = load(location, return_config=True)
+    info = ModelInfo(
+        name=name,
+        source=options.model,
+        architecture=str(config.get("model_type", "")),
+        parameters=get_total_parameters(model),
+        vocab_size=_vocab_size(config, tokenizer),
+        context_tokens=_context_tokens(config, options),
+        has_chat_template=bool(tokenizer.has_chat_template),
+    )
+    return LoadedModel(model, tokenizer, frozenset(tokenizer.eos_token_ids), info)
+
+
+def _setting(config: dict[str, Any], key: str) -> int:
+    """A number of the configuration, looked up in text_config too, where multimodal models keep it."""
+    value = config.get(key) or config.get("text_config", {}).get(key)
+    return int(value) if value else 0
+
+
+def _vocab_size(config: dict[str, Any], tokenizer: TokenizerWrapper) -> int:
+    """Rows of the embedding, which may be more than the tokenizer knows; ids from it on would crash MLX."""
+    return _setting(config, "vocab_size") or len(tokenizer._tokenizer)
+
+
+def _context_tokens(config: dict[str, Any], options: WorkerOptions) -> int:
+    """The model's context, or the option where it is set and smaller."""
+    own = _setting(config, "max_position_embeddings") or _UNKNOWN_CONTEXT_TOKENS
+    return min(own, options.max_context_tokens) if options.max_context_tokens else own

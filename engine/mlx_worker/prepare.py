@@ -1,0 +1,99 @@
+"""Turns a request into token ids and checks what only the model can tell.
+
+Everything that would make MLX or mlx-lm fail in the middle of a step is refused here: an exception
+in a step costs the whole batch, and some ids crash the process.
+"""
+
+from dataclasses import dataclass
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from engine.contract import EngineError, ModelInfo
+from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput
+from flowcontrol.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request that the model can run. max_tokens: most output tokens, at least 1."""
+
+    request: GenerationRequest
+    prompt_ids: list[int]
+    max_tokens: int
+
+
+def invalid(field: str, message: str) -> EngineError:
+    return EngineError(Reason.INVALID_REQUEST, f"{field}: {message}", field=field)
+
+
+class Preparer:
+    """Tokenises and checks. Used in the main thread, away from the model's."""
+
+    def __init__(self, tokenizer: TokenizerWrapper, model: ModelInfo, *, default_max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._model = model
+        self._default_max_tokens = default_max_tokens
+
+    def prepare(self, request: GenerationRequest) -> PreparedRequest:
+        """Raises EngineError with the field at fault."""
+        self._check_ids(request)
+        prompt_ids = self.tokenise(request.input)
+        return PreparedRequest(request, prompt_ids, self._max_tokens(request, len(prompt_ids)))
+
+    def tokenise(self, model_input: ModelInput) -> list[int]:
+        """Token ids of an input, at least one. Raises EngineError."""
+        if isinstance(model_input, TextInput):
+            field, ids = "prompt", list(self._tokenizer.encode(model_input.text))
+        elif isinstance(model_input, ChatInput):
+            field, ids = "chat", self._tokenise_chat(model_input)
+        else:
+            field, ids = "tokens.ids", list(model_input.ids)
+            self._check_range(field, max(ids, default=0))
+        if not ids:
+            raise invalid(field, "has no tokens; allowed: at least 1")
+        return ids
+
+    def _tokenise_chat(self, chat: ChatInput) -> list[int]:
+        if not self._model.has_chat_template:
+            raise invalid("chat", f"the model {self._model.name} has no chat template; use prompt or tokens")
+        messages = [{"role": role, "content": content} for role, content in chat.messages]
+        try:
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # A template is a program of the model's author: it raises what it likes.
+            raise invalid("chat", f"the model's chat template refuses these messages: {error}") from error
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _check_ids(self, request: GenerationRequest) -> None:
+        sampling, stopping = request.sampling, request.stopping
+        self._check_range("sampling.top_k", sampling.top_k)
+        self._check_range("sampling.logit_bias", max(sampling.logit_bias, default=0))
+        self._check_range("stopping.stop_token_ids", max(stopping.stop_token_ids, default=0))
+
+    def _check_range(self, field: str, largest: int) -> None:
+        if largest >= self._model.vocab_size:
+            raise invalid(
+                field, f"got {largest}; allowed: below the vocabulary size, {self._model.vocab_size}"
+            )
+
+    def _max_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
+        context = self._model.context_tokens
+        room = context - prompt_tokens
+        if room < 1:
+            raise invalid(
+                "prompt",
+                f"has {prompt_tokens} tokens; allowed: at most {context - 1}, to leave room for output",
+            )
+        wanted = request.stopping.max_tokens
+        if wanted is not None and wanted > room:
+            raise invalid(
+                "stopping.max_tokens",
+                f"got {wanted}; allowed: at most {room} with a prompt of {prompt_tokens} tokens, "
+                f"as the context holds {context}",
+            )
+        max_tokens = min(self._default_max_tokens, room) if wanted is None else wanted
+        if request.stopping.min_tokens > max_tokens:
+            raise invalid(
+                "stopping.min_tokens",
+                f"got {request.stopping.min_tokens}; allowed: at most max_tokens, {max_tokens}",
+            )
+        return max_tokens

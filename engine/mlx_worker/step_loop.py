@@ -1,0 +1,211 @@
+"""The model thread: takes orders, makes decode steps, tells what came of them."""
+
+import queue
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.contract import EngineCounters
+from engine.events import Failed, FinishReason, Prefill, Token
+from engine.mlx_worker.batch import Batch
+from engine.mlx_worker.logprobs import token_logprobs
+from engine.mlx_worker.row import Row
+from engine.wire import Cancel, Heartbeat, Message, Pause, Resume, Stop
+from flowcontrol.reasons import Reason
+
+Order = Row | Cancel | Pause | Resume | Stop
+"""What the main thread hands over: a row to run, or a command about one."""
+Send = Callable[[list[Message]], None]
+
+# Steps that may fail in a row, with no token in between, before every row is given up.
+_MAX_FAILED_STEPS = 3
+
+
+class StepLoop:
+    """Decodes all rows together. Everything here but `hand_over` runs in the model thread."""
+
+    def __init__(self, batch: Batch, send: Send, *, max_batch_rows: int, heartbeat_interval_s: float) -> None:
+        self._batch = batch
+        self._send = send
+        self._max_batch_rows = max_batch_rows
+        self._heartbeat_interval_s = heartbeat_interval_s
+        self._orders: queue.SimpleQueue[tuple[Order, int]] = queue.SimpleQueue()
+        self._rows: dict[int, Row] = {}
+        self._waiting: deque[Row] = deque()
+        self._messages: list[Message] = []
+        self._steps = 0
+        self._generated = 0
+        self._max_cancel_delay_steps = 0
+        self._failed_steps = 0
+        self._last_heartbeat_s = 0.0
+
+    def hand_over(self, order: Order) -> None:
+        """Give the loop something to do. May be called from any thread."""
+        self._orders.put((order, self._steps))
+
+    def run(self) -> None:
+        """Work until a Stop order."""
+        while self._take_orders():
+            self._fill_batch()
+            if len(self._batch):
+                self._step()
+            now_s = time.monotonic()
+            if now_s - self._last_heartbeat_s >= self._heartbeat_interval_s:
+                self._last_heartbeat_s = now_s
+                self._messages.append(Heartbeat(self._counters()))
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._messages:
+            messages, self._messages = self._messages, []
+            self._send(messages)
+
+    def _take_orders(self) -> bool:
+        """Carry out every order that waits; wait for one when there is nothing else to do. False on Stop."""
+        idle = not len(self._batch) and not self._waiting
+        try:
+            order, at_step = self._orders.get(timeout=self._heartbeat_interval_s if idle else 0)
+            while not isinstance(order, Stop):
+                self._carry_out(order, at_step)
+                order, at_step = self._orders.get_nowait()
+        except queue.Empty:
+            return True
+        return False
+
+    def _carry_out(self, order: Row | Cancel | Pause | Resume, at_step: int) -> None:
+        if isinstance(order, Row):
+            self._rows[order.stream] = order
+            self._waiting.append(order)
+            return
+        row = self._rows.get(order.stream)
+        if row is None:
+            return
+        if isinstance(order, Cancel):
+            self._drop(row)
+            self._max_cancel_delay_steps = max(self._max_cancel_delay_steps, self._steps - at_step)
+        elif isinstance(order, Pause):
+            row.paused = True
+            if row.generated:  # A row whose prompt is being computed is parked with its first token.
+                self._batch.park(row)
+        elif row.paused:
+            row.paused = False
+            if row.uid is None and row not in self._waiting:
+                self._waiting.appendleft(row)
+
+    def _drop(self, row: Row) -> None:
+        """Forget a row, wherever it is."""
+        self._batch.remove(row)
+        del self._rows[row.stream]
+        if row in self._waiting:
+            self._waiting.remove(row)
+
+    def _fill_batch(self) -> None:
+        """Move waiting rows into the batch while there is room, oldest first."""
+        moved = False
+        while self._waiting and len(self._batch) < self._max_batch_rows:
+            row = self._waiting.popleft()
+            moved = True
+            if row.paused:
+                continue  # Resume puts it back.
+            try:
+                self._batch.insert(row)
+            except Exception as error:  # Nothing was inserted, so the other rows are not concerned.
+                self._fail(row, error)
+        if moved or self._waiting:
+            self._tell_positions()
+
+    def _tell_positions(self) -> None:
+        for position, row in enumerate(self._waiting, start=1):
+            if row.queue_position != position and not row.generated:
+                row.queue_position = position
+                self._messages.append(Prefill(row.stream, position, 0, len(row.prepared.prompt_ids)))
+
+    def _step(self) -> None:
+        began_s = time.monotonic()
+        try:
+            prompts, tokens = self._batch.next()
+        except Exception as error:  # Any exception means that the generator is not to be trusted.
+            self._recover(error)
+            return
+        now_s = time.monotonic()
+        for response in prompts:
+            row = self._batch.row(response.uid)
+            if row.prefill_began_s is None:
+                row.prefill_began_s = began_s
+            if not row.generated and not response.end_of_prompt:
+                self._messages.append(Prefill(row.stream, 0, *response.progress))
+        if tokens:
+            self._failed_steps = 0
+            self._steps += 1
+            self._generated += len(tokens)
+        for response in tokens:
+            self._take_token(self._batch.row(response.uid), response, now_s)
+
+    def _take_token(self, row: Row, response: Any, now_s: float) -> None:
+        token_id: int = response.token
+        finish: str | None = response.finish_reason
+        if finish is not None:
+            self._batch.forget(row)
+        if finish == "stop":
+            self._finish(row, FinishReason.STOP, token_id, now_s)
+            return
+        text = row.add_token(token_id, now_s)
+        wanted = row.prepared.request.logprobs
+        logprobs = None
+        if wanted is not None:
+            logprobs = token_logprobs(response.logprobs, token_id, wanted)
+        self._messages.append(Token(row.stream, token_id, text, logprobs))
+        if row.stops.stopped_by:
+            self._finish(row, FinishReason.STOP, None, now_s)
+        elif finish == "length":
+            self._finish(row, FinishReason.LENGTH, None, now_s)
+        elif row.paused:
+            self._batch.park(row)
+
+    def _finish(self, row: Row, reason: FinishReason, stop_token_id: int | None, now_s: float) -> None:
+        self._messages.append(row.finished(reason, stop_token_id=stop_token_id, now_s=now_s))
+        self._drop(row)
+
+    def _fail(self, row: Row, error: Exception) -> None:
+        message = f"the model failed on this stream: {type(error).__name__}: {error}"
+        self._messages.append(Failed(row.stream, Reason.STEP_FAILED, message, ""))
+        self._drop(row)
+
+    def _recover(self, error: Exception) -> None:
+        """Go on after a failed step: the row that causes it fails alone, the others start over."""
+        self._failed_steps += 1
+        well, failed = self._batch.rebuild()
+        for row, cause in failed:
+            self._fail(row, cause)
+        if not failed and self._failed_steps >= _MAX_FAILED_STEPS:
+            for row in well:
+                self._fail(row, error)
+        else:
+            self._waiting.extendleft(reversed(well))
+
+    def _counters(self) -> EngineCounters:
+        parked = [row.parked for row in self._rows.values() if row.parked is not None]
+        parked_bytes = sum(layer.nbytes for park in parked for layer in park.cache)
+        return EngineCounters(
+            running_rows=len(self._batch),
+            waiting_rows=sum(not row.paused for row in self._waiting),
+            paused_rows=sum(row.paused for row in self._rows.values()),
+            kv_bytes=self._batch.kv_bytes + parked_bytes,
+            decode_steps=self._steps,
+            generated_tokens=self._generated,
+            max_cancel_delay_steps=self._max_cancel_delay_steps,
+            rss_bytes=resident_bytes(),
+        )
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    if sys.platform.startswith("linux"):
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * resource.getpagesize()
+    # Elsewhere only the peak is known.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,63 @@
+"""What a caller asks of an engine. Values are validated for form before; what needs the model is not."""
+
+import msgspec
+
+
+class TextInput(msgspec.Struct, frozen=True, tag="text"):
+    """Text to continue; special tokens are added."""
+
+    text: str
+
+
+class ChatInput(msgspec.Struct, frozen=True, tag="chat"):
+    """A conversation of (role, content), oldest first, rendered with the model's chat template."""
+
+    messages: tuple[tuple[str, str], ...]
+
+
+class TokenInput(msgspec.Struct, frozen=True, tag="tokens"):
+    """Token ids as they are."""
+
+    ids: tuple[int, ...]
+
+
+ModelInput = TextInput | ChatInput | TokenInput
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How the next token is chosen; meanings and ranges as in penstock.v1.SamplingOptions."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_context_tokens: int
+    logit_bias: dict[int, float]
+    seed: int
+    xtc_probability: float
+    xtc_threshold: float
+
+
+class Stopping(msgspec.Struct, frozen=True):
+    """When generation ends; meanings and ranges as in penstock.v1.StoppingOptions.
+
+    max_tokens is None when the engine is to use its default, as much of it as the context has room for.
+    """
+
+    max_tokens: int | None
+    min_tokens: int
+    stop_strings: tuple[str, ...]
+    stop_token_ids: tuple[int, ...]
+    ignore_eos: bool
+
+
+class GenerationRequest(msgspec.Struct, frozen=True):
+    """One stream. logprobs: None for none, else how many alternatives besides the chosen token's own."""
+
+    input: ModelInput
+    sampling: Sampling
+    stopping: Stopping
+    logprobs: int | None

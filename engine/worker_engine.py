@@ -1,0 +1,261 @@
+"""The Engine that runs a model in a worker process, watches it and restarts it."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+
+import structlog
+
+from engine.backoff import backoff_s
+from engine.contract import (
+    EngineCounters,
+    EngineError,
+    EngineSnapshot,
+    EngineStartError,
+    EngineState,
+    EventSink,
+    ModelInfo,
+)
+from engine.events import Failed, Finished, Prefill, Token
+from engine.options import SupervisorOptions, WorkerOptions
+from engine.requests import GenerationRequest, ModelInput
+from engine.wire import (
+    Cancel,
+    Count,
+    Counted,
+    Heartbeat,
+    Message,
+    Pause,
+    Ready,
+    Resume,
+    StartFailed,
+    Submit,
+)
+from engine.worker_process import WorkerProcess
+from flowcontrol.reasons import Reason
+
+_log = structlog.get_logger("penstock.engine")
+
+_NO_COUNTERS = EngineCounters(0, 0, 0, 0, 0, 0, 0, 0)
+# Part of stuck_after_s between two looks at the worker.
+_LOOKS_PER_STUCK_TIME = 8
+
+_REFUSALS: dict[EngineState, tuple[Reason, str]] = {
+    EngineState.STARTING: (Reason.MODEL_LOADING, "the model is being loaded"),
+    EngineState.DEAD: (Reason.MODEL_LOADING, "the model's worker process ended and is being restarted"),
+    EngineState.SUSPECT: (Reason.WORKER_STUCK, "the model makes no progress"),
+    EngineState.STOPPING: (Reason.DRAINING, "the server is shutting down"),
+}
+
+
+class WorkerEngine:
+    """Implements Engine. A worker that dies fails its streams with WORKER_LOST and is started again."""
+
+    def __init__(
+        self,
+        worker: WorkerOptions,
+        supervisor: SupervisorOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._worker_options = worker
+        self._options = supervisor
+        self._clock = clock
+        self._streams = itertools.count(1)
+        self._calls = itertools.count(1)
+        self._sinks: dict[int, EventSink] = {}
+        self._counting: dict[int, asyncio.Future[int]] = {}
+        self._worker: WorkerProcess | None = None
+        self._state = EngineState.STARTING
+        self._model: ModelInfo | None = None
+        self._cpu_blas = ""
+        self._counters = _NO_COUNTERS
+        self._restarts = 0
+        self._last_sign_s = 0.0
+        self._supervision: asyncio.Task[None] | None = None
+        self._started: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        self._started = asyncio.get_running_loop().create_future()
+        self._supervision = asyncio.create_task(self._supervise(), name="worker supervision")
+        await self._started
+
+    async def stop(self) -> None:
+        self._state = EngineState.STOPPING
+        self._sinks.clear()
+        if self._supervision is not None:
+            self._supervision.cancel()
+            await asyncio.gather(self._supervision, return_exceptions=True)
+
+    def submit(self, request: GenerationRequest, sink: EventSink) -> int:
+        worker = self._ready_worker()
+        stream = next(self._streams)
+        self._sinks[stream] = sink
+        worker.send(Submit(stream, request))
+        return stream
+
+    def cancel(self, stream: int) -> None:
+        if self._sinks.pop(stream, None) is not None and self._worker is not None:
+            self._worker.send(Cancel(stream))
+
+    def pause(self, stream: int) -> None:
+        if stream in self._sinks and self._worker is not None:
+            self._worker.send(Pause(stream))
+
+    def resume(self, stream: int) -> None:
+        if stream in self._sinks and self._worker is not None:
+            self._worker.send(Resume(stream))
+
+    async def count_tokens(self, model_input: ModelInput) -> int:
+        worker = self._ready_worker()
+        call = next(self._calls)
+        self._counting[call] = asyncio.get_running_loop().create_future()
+        try:
+            worker.send(Count(call, model_input))
+            return await self._counting[call]
+        finally:
+            del self._counting[call]
+
+    def snapshot(self) -> EngineSnapshot:
+        return EngineSnapshot(
+            state=self._current_state(),
+            model=self._model,
+            counters=self._counters,
+            pid=self._worker.pid if self._worker is not None else 0,
+            restarts=self._restarts,
+            cpu_blas=self._cpu_blas,
+        )
+
+    def _current_state(self) -> EngineState:
+        """The state now: a worker is suspect by the clock, not by an event."""
+        silent_s = self._clock() - self._last_sign_s
+        if self._state is EngineState.READY and silent_s > self._options.stuck_after_s:
+            return EngineState.SUSPECT
+        return self._state
+
+    def _ready_worker(self) -> WorkerProcess:
+        state = self._current_state()
+        if state is EngineState.READY and self._worker is not None:
+            return self._worker
+        reason, message = _REFUSALS[state]
+        raise EngineError(reason, message, retry_after_s=max(1.0, self._options.restart_backoff_initial_s))
+
+    async def _supervise(self) -> None:
+        """Keep a worker running until cancelled."""
+        failures = 0
+        while True:
+            began_s = self._clock()
+            error = await self._run_worker()
+            if self._started is not None and not self._started.done():
+                self._started.set_exception(EngineStartError(error))
+                return
+            self._state = EngineState.DEAD
+            self._lose_streams(error)
+            # A worker that served for a while did not fail because of how it was started.
+            served_s = self._clock() - began_s
+            failures = 1 if served_s > self._options.restart_backoff_max_s else failures + 1
+            delay_s = backoff_s(
+                failures,
+                initial_s=self._options.restart_backoff_initial_s,
+                max_s=self._options.restart_backoff_max_s,
+            )
+            _log.error("worker lost", error=error, restart_in_s=delay_s, failures=failures)
+            await asyncio.sleep(delay_s)
+            self._restarts += 1
+            self._state = EngineState.STARTING
+
+    async def _run_worker(self) -> str:
+        """One worker from its start to its end. Returns why it ended."""
+        worker = await WorkerProcess.spawn(self._worker_options)
+        self._worker = worker
+        watch: asyncio.Task[None] | None = None
+        try:
+            error = await self._until_ready(worker)
+            if not error:
+                watch = asyncio.create_task(self._watch(worker), name="worker watch")
+                while messages := await worker.receive():
+                    self._last_sign_s = self._clock()
+                    for message in messages:
+                        self._take(message)
+        finally:
+            if watch is not None:
+                watch.cancel()
+            self._worker = None
+            self._counters = _NO_COUNTERS
+            status = await worker.end(self._options.stop_timeout_s)
+        return error or f"the worker process ended with exit status {status}"
+
+    async def _until_ready(self, worker: WorkerProcess) -> str:
+        """Wait for the model. Returns what went wrong, "" when nothing did."""
+        try:
+            messages = await asyncio.wait_for(worker.receive(), self._options.start_timeout_s)
+        except TimeoutError:
+            worker.kill()
+            return f"the model was not ready within {self._options.start_timeout_s:g} s"
+        first = messages[0] if messages else None
+        if isinstance(first, StartFailed):
+            return first.message
+        if not isinstance(first, Ready):
+            return "the worker process ended while it loaded the model"
+        self._model, self._cpu_blas = first.model, first.cpu_blas
+        self._last_sign_s = self._clock()
+        self._state = EngineState.READY
+        _log.info(
+            "model ready", model=first.model.name, pid=worker.pid, cpu_blas=first.cpu_blas or "mlx's own"
+        )
+        if self._started is not None and not self._started.done():
+            self._started.set_result(None)
+        return ""
+
+    async def _watch(self, worker: WorkerProcess) -> None:
+        """Kill a worker that gives no sign of life for too long."""
+        interval_s = self._options.stuck_after_s / _LOOKS_PER_STUCK_TIME
+        looked_s = self._clock()
+        while True:
+            await asyncio.sleep(interval_s)
+            late = self._clock() - looked_s > 2 * interval_s
+            looked_s = self._clock()
+            # A late look means that this process was held up: its own delay is not the worker's.
+            if not late and looked_s - self._last_sign_s > self._options.kill_after_s:
+                _log.error(
+                    "worker stuck, killing it", pid=worker.pid, kill_after_s=self._options.kill_after_s
+                )
+                worker.kill()
+                return
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Token() | Prefill():
+                sink = self._sinks.get(message.stream)
+                if sink is not None:
+                    sink(message)
+            case Finished() | Failed():
+                sink = self._sinks.pop(message.stream, None)
+                if sink is not None:
+                    sink(message)
+            case Heartbeat():
+                self._counters = message.counters
+            case Counted():
+                self._take_count(message)
+            case Ready() | StartFailed():
+                _log.error("message out of place", message=type(message).__name__)
+
+    def _take_count(self, message: Counted) -> None:
+        counting = self._counting.get(message.call)
+        if counting is None or counting.done():
+            return
+        if message.reason is None:
+            counting.set_result(message.tokens)
+        else:
+            counting.set_exception(EngineError(message.reason, message.message, field=message.field))
+
+    def _lose_streams(self, error: str) -> None:
+        """End every stream of a worker that is gone."""
+        sinks, self._sinks = self._sinks, {}
+        text = f"the model's worker process was lost: {error}"
+        for stream, sink in sinks.items():
+            sink(Failed(stream, Reason.WORKER_LOST, text, ""))
+        for counting in self._counting.values():
+            if not counting.done():
+                counting.set_exception(EngineError(Reason.WORKER_LOST, text, retry_after_s=1.0))

@@ -1,0 +1,73 @@
+"""A worker process and the connection to it, as seen from the service."""
+
+import asyncio
+import socket
+import sys
+
+from engine.options import WorkerOptions
+from engine.wire import Command, Configure, Message, encode_command, read_messages
+
+
+class WorkerProcess:
+    """One process of engine.mlx_worker. Spawned afresh, never forked: forked threads and locks are broken."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def spawn(cls, options: WorkerOptions) -> "WorkerProcess":
+        """Start a process and configure it; it loads the model and then says Ready or StartFailed."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "engine.mlx_worker", str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+            except BaseException:
+                ours.close()
+                raise
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        worker = cls(process, reader, writer)
+        worker.send(Configure(options))
+        return worker
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, command: Command) -> None:
+        """Send without waiting. Commands to a process that has ended are dropped."""
+        if not self._writer.is_closing():
+            self._writer.write(encode_command(command))
+
+    async def receive(self) -> list[Message]:
+        """The next frame, or an empty list when the process has closed the connection."""
+        try:
+            return await read_messages(self._reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return []
+
+    def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def end(self, timeout_s: float) -> int:
+        """Close the connection, which tells the process to end, and kill it after timeout_s.
+
+        Returns its exit status; negative is the number of the signal that ended it.
+        """
+        self._writer.close()
+        try:
+            return await asyncio.wait_for(self._process.wait(), timeout_s)
+        except TimeoutError:
+            self.kill()
+            return await self._process.wait()

@@ -1,0 +1,36 @@
+"""Every reason for which a request is refused or a stream is ended with an error."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Closed set; the value is the google.rpc.ErrorInfo reason. service/errors.py maps it to a status."""
+
+    INVALID_REQUEST = "INVALID_REQUEST"
+    """A field has a value that is not allowed."""
+    PROTOCOL_VIOLATION = "PROTOCOL_VIOLATION"
+    """The messages of the stream came in an order that is not allowed."""
+    ACK_BEYOND_SENT = "ACK_BEYOND_SENT"
+    """An ack named a chunk that was not sent."""
+    NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
+    """The field or call is in the contract, but this version does not do it."""
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    """There is no model of that name."""
+    TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
+    """max_active_streams is reached."""
+    DRAINING = "DRAINING"
+    """The server is shutting down."""
+    MODEL_LOADING = "MODEL_LOADING"
+    """The worker is loading its model, at the start or after a restart."""
+    WORKER_STUCK = "WORKER_STUCK"
+    """The worker makes no step."""
+    WORKER_LOST = "WORKER_LOST"
+    """The worker died while it had the stream."""
+    STEP_FAILED = "STEP_FAILED"
+    """The model raised an error on this stream."""
+    ACK_TIMEOUT = "ACK_TIMEOUT"
+    """Tokens waited for credit for too long."""
+    STREAM_TIMEOUT = "STREAM_TIMEOUT"
+    """The stream ran for longer than a stream may."""
+    INTERNAL = "INTERNAL"
+    """A defect of the server."""

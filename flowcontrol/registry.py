@@ -1,0 +1,78 @@
+"""The streams that are active, bounded in number, and the counts that status shows."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from flowcontrol.stream_state import Input, State, next_state
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySnapshot:
+    """Numbers of streams. active_by_state counts streams that have not ended, ended_by_state the others."""
+
+    max_active: int
+    active_by_state: dict[State, int]
+    ended_by_state: dict[State, int]
+    refused: int
+
+    @property
+    def active(self) -> int:
+        return sum(self.active_by_state.values())
+
+
+class Place:
+    """A stream's place among the active ones, with the stream's state. Made by StreamRegistry.admit."""
+
+    __slots__ = ("_registry", "_state")
+
+    def __init__(self, registry: "StreamRegistry") -> None:
+        self._registry = registry
+        self._state = State.QUEUED
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def apply(self, happened: Input) -> State:
+        """Move to the next state. The place is free in the same call in which the stream ends."""
+        before, after = self._state, next_state(self._state, happened)
+        if after is not before:
+            self._state = after
+            self._registry._moved(before, after)
+        return after
+
+
+class StreamRegistry:
+    """Admits at most max_active streams at a time."""
+
+    def __init__(self, max_active: int) -> None:
+        if max_active < 1:
+            raise ValueError(f"max_active must be at least 1, got {max_active}")
+        self._max_active = max_active
+        self._active: Counter[State] = Counter()
+        self._ended: Counter[State] = Counter()
+        self._refused = 0
+
+    @property
+    def active(self) -> int:
+        return self._active.total()
+
+    def admit(self) -> Place | None:
+        """A place in state QUEUED, or None (counted as refused) when all are taken."""
+        if self.active >= self._max_active:
+            self._refused += 1
+            return None
+        self._active[State.QUEUED] += 1
+        return Place(self)
+
+    def _moved(self, before: State, after: State) -> None:
+        self._active[before] -= 1
+        (self._ended if after.ended else self._active)[after] += 1
+
+    def snapshot(self) -> RegistrySnapshot:
+        return RegistrySnapshot(
+            max_active=self._max_active,
+            active_by_state={state: self._active[state] for state in State if not state.ended},
+            ended_by_state={state: self._ended[state] for state in State if state.ended},
+            refused=self._refused,
+        )
