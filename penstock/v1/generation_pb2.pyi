@@ -645,7 +645,7 @@ class Usage(_message.Message):
     cached_prompt_tokens: _builtins.int
     """Of those, tokens whose computation was reused. Always 0 while there is no prefix cache."""
     completion_tokens: _builtins.int
-    """Output tokens: as many as token ids were sent, or would have been before a cancel."""
+    """Output tokens: as many as token ids were sent in chunks."""
     def __init__(
         self,
         *,

@@ -1,0 +1,5 @@
+"""`python -m service` is the `penstock` command."""
+
+from service.cli import main
+
+main()

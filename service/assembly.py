@@ -1,0 +1,162 @@
+"""Puts the server together from the configuration and runs it until it is told to stop."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+
+from config import Loaded, LoggingSettings, Settings
+from engine.contract import Engine, EngineStartError
+from engine.options import SupervisorOptions, WorkerOptions
+from engine.worker_engine import WorkerEngine
+from service.options import ServerOptions, StreamOptions
+from service.server import BindError, Server
+
+# How long a worker may take to end when it is told to; it has only a decode step to finish.
+_WORKER_STOP_TIMEOUT_S = 5.0
+# The line on standard output that says where the server listens; `penstock demo` and tests read it.
+LISTENING = "penstock listening on "
+
+
+def server_options(settings: Settings) -> ServerOptions:
+    server = settings.server
+    return ServerOptions(
+        host=server.host,
+        port=server.port,
+        max_active_streams=settings.stream_registry.max_active_streams,
+        max_receive_message_bytes=server.max_receive_message_bytes,
+        max_send_message_bytes=server.max_send_message_bytes,
+        keepalive_time_ms=server.keepalive_time_ms,
+        keepalive_timeout_ms=server.keepalive_timeout_ms,
+        drain_grace_s=server.drain_grace_ms / 1e3,
+        health_interval_s=server.health_interval_ms / 1e3,
+    )
+
+
+def stream_options(settings: Settings) -> StreamOptions:
+    backpressure = settings.stream_registry.backpressure
+    return StreamOptions(
+        default_timeout_s=settings.stream_registry.default_timeout_ms / 1e3,
+        enforce_credits=backpressure.enabled,
+        max_unacked_chunks=backpressure.max_unacked_chunks,
+        ack_timeout_s=backpressure.ack_timeout_ms / 1e3,
+        max_tokens_per_chunk=backpressure.max_tokens_per_chunk,
+        max_backlog_tokens=backpressure.max_backlog_tokens,
+    )
+
+
+def worker_options(settings: Settings) -> WorkerOptions:
+    engine = settings.engine
+    return WorkerOptions(
+        model=engine.model,
+        max_batch_rows=engine.max_batch_rows,
+        prefill_batch_rows=engine.prefill_batch_rows,
+        prefill_step_tokens=engine.prefill_step_tokens,
+        max_context_tokens=engine.max_context_tokens,
+        default_max_tokens=engine.default_max_tokens,
+        cpu_blas=engine.cpu_blas,
+        heartbeat_interval_s=engine.heartbeat_interval_ms / 1e3,
+    )
+
+
+def supervisor_options(settings: Settings) -> SupervisorOptions:
+    engine = settings.engine
+    return SupervisorOptions(
+        start_timeout_s=engine.start_timeout_ms / 1e3,
+        stuck_after_s=engine.stuck_after_ms / 1e3,
+        kill_after_s=engine.kill_after_ms / 1e3,
+        restart_backoff_initial_s=engine.restart_backoff_initial_ms / 1e3,
+        restart_backoff_max_s=engine.restart_backoff_max_ms / 1e3,
+        stop_timeout_s=_WORKER_STOP_TIMEOUT_S,
+    )
+
+
+def worker_engine(settings: Settings) -> Engine:
+    return WorkerEngine(worker_options(settings), supervisor_options(settings))
+
+
+def configure_logging(settings: LoggingSettings) -> None:
+    """Logs go to standard error. Prompts and outputs are never logged."""
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if settings.format == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[settings.level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def run(loaded: Loaded, engine: Engine | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; a second signal ends the grace time. Returns the exit status.
+
+    engine: what to serve instead of the configured model.
+    """
+    settings = loaded.settings
+    configure_logging(settings.logging)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_run(settings, engine or worker_engine(settings)))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one: it takes about a quarter less CPU per message than asyncio's own loop."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop  # type: ignore[no-any-return]
+
+
+async def _run(settings: Settings, engine: Engine) -> int:
+    stopping = _stop_signals()
+    server = Server(engine, server_options(settings), stream_options(settings), version=version("penstock"))
+    try:
+        address = await server.listen()
+        print(f"{LISTENING}{address}", flush=True)
+        await _until_first(server.start_engine(), stopping[0].wait())
+        await stopping[0].wait()
+        await _until_first(server.drain(), stopping[1].wait())
+    except (BindError, EngineStartError) as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        return 1
+    finally:
+        await server.stop()
+    return 0
+
+
+def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Events for the first and the second signal to stop."""
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        (second if first.is_set() else first).set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop)
+    return first, second
+
+
+async def _until_first(*coroutines: Coroutine[Any, Any, object]) -> None:
+    """Run until one of them is done, cancel the others, and raise what the first one raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -1,0 +1,37 @@
+"""What all unary calls share: ServiceError becomes a status with details."""
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+
+from flowcontrol.reasons import Reason
+from service.errors import ServiceError, abort
+
+_log = structlog.get_logger("penstock.calls")
+
+Servicer = TypeVar("Servicer")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Context = grpc.aio.ServicerContext[Any, Any]
+Method = Callable[[Servicer, Request, Context], Awaitable[Response]]
+
+
+def answering_errors(
+    method: Method[Servicer, Request, Response],
+) -> Method[Servicer, Request, Response]:
+    """Decorate a unary handler that raises ServiceError. Anything else it raises is a defect of ours."""
+
+    @functools.wraps(method)
+    async def handler(servicer: Servicer, request: Request, context: Context) -> Response:
+        try:
+            return await method(servicer, request, context)
+        except ServiceError as error:
+            await abort(context, error)
+        except Exception:
+            _log.exception("call failed", call=method.__name__)
+            await abort(context, ServiceError(Reason.INTERNAL, "a defect of the server"))
+
+    return handler

@@ -1,0 +1,92 @@
+"""The `penstock` command."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from config import ConfigError, Loaded, load, report
+from service import cli_generate, cli_status, demo
+
+app = typer.Typer(
+    name="penstock",
+    help="gRPC streaming service for MLX language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+config_app = typer.Typer(help="Show or check the configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.command("generate")(cli_generate.generate)
+app.command("status")(cli_status.status)
+app.command("demo")(demo.demo)
+
+EnvOption = Annotated[
+    str | None, typer.Option("--env", help="Overlay: production, development or test.", show_default=False)
+]
+FileOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML file with options to change.", show_default=False)
+]
+
+
+def _load(environment: str | None, file: Path | None, flags: dict[str, Any] | None = None) -> Loaded:
+    """The configuration in force; a problem is printed and ends the command with status 2."""
+    try:
+        return load(environment, file, os.environ, flags or {})
+    except ConfigError as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help='"embedded", a model directory or a hub name.', show_default=False)
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 for any free one.", show_default=False)] = None,
+    environment: EnvOption = None,
+    config: FileOption = None,
+) -> None:
+    """Serve a model until SIGTERM or Ctrl-C."""
+    flags = {"engine": {"model": model}, "server": {"host": host, "port": port}}
+    loaded = _load(environment, config, flags)
+    # Imported here: the other commands need not wait for the server's packages.
+    from service.assembly import run
+
+    raise typer.Exit(run(loaded))
+
+
+@config_app.command("show")
+def show_config(
+    environment: EnvOption = None,
+    config: FileOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show every option in force and where its value came from."""
+    loaded = _load(environment, config)
+    if as_json:
+        print(json.dumps(report.as_dict(loaded), indent=2))
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("Option", "Value", "From"):
+        table.add_column(name, overflow="fold")
+    for row in report.rows(loaded):
+        table.add_row(*(str(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+@config_app.command("check")
+def check_config(environment: EnvOption = None, config: FileOption = None) -> None:
+    """Check the configuration without starting anything."""
+    loaded = _load(environment, config)
+    print(f"The configuration is valid (environment {loaded.environment}).")
+
+
+def main() -> None:
+    app()

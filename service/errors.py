@@ -1,0 +1,115 @@
+"""The one table from reasons to gRPC statuses, and the google.rpc details that go with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from engine.contract import EngineError
+from flowcontrol.reasons import Reason
+
+DOMAIN = "penstock"
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """retry_after_s: told to the caller when the error itself has none; None where a retry does not help."""
+
+    code: grpc.StatusCode
+    retry_after_s: float | None = None
+
+
+ANSWERS: dict[Reason, _Answer] = {
+    Reason.INVALID_REQUEST: _Answer(grpc.StatusCode.INVALID_ARGUMENT),
+    Reason.PROTOCOL_VIOLATION: _Answer(grpc.StatusCode.INVALID_ARGUMENT),
+    Reason.ACK_BEYOND_SENT: _Answer(grpc.StatusCode.INVALID_ARGUMENT),
+    Reason.NOT_IMPLEMENTED: _Answer(grpc.StatusCode.UNIMPLEMENTED),
+    Reason.MODEL_NOT_FOUND: _Answer(grpc.StatusCode.NOT_FOUND),
+    Reason.TOO_MANY_STREAMS: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
+    Reason.DRAINING: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
+    Reason.MODEL_LOADING: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
+    Reason.WORKER_STUCK: _Answer(grpc.StatusCode.UNAVAILABLE, 5.0),
+    Reason.WORKER_LOST: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
+    Reason.STEP_FAILED: _Answer(grpc.StatusCode.INTERNAL),
+    Reason.ACK_TIMEOUT: _Answer(grpc.StatusCode.ABORTED, 1.0),
+    Reason.STREAM_TIMEOUT: _Answer(grpc.StatusCode.DEADLINE_EXCEEDED),
+    Reason.INTERNAL: _Answer(grpc.StatusCode.INTERNAL),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What is wrong with one field. field: its path from the request, such as start.sampling.top_p."""
+
+    field: str
+    description: str
+
+
+class ServiceError(Exception):
+    """Ends a call with an error status."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        violations: Sequence[Violation] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.violations = tuple(violations)
+        self.retry_after_s = ANSWERS[reason].retry_after_s if retry_after_s is None else retry_after_s
+
+    @classmethod
+    def from_engine(cls, error: EngineError, prefix: str) -> "ServiceError":
+        """The same error for a caller. prefix: path of the message whose fields the engine names."""
+        violations = [Violation(prefix + error.field, error.message)] if error.field else []
+        message = prefix + error.message if error.field else error.message
+        return cls(error.reason, message, violations=violations, retry_after_s=error.retry_after_s)
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        return ANSWERS[self.reason].code
+
+    def to_status(self, request_id: str) -> status_pb2.Status:
+        """The google.rpc.Status: ErrorInfo always, RetryInfo and BadRequest where they apply."""
+        info = error_details_pb2.ErrorInfo(reason=self.reason.value, domain=DOMAIN)
+        if request_id:
+            info.metadata["request_id"] = request_id
+        details: list[Message] = [info]
+        if self.retry_after_s is not None:
+            delay = duration_pb2.Duration()
+            delay.FromNanoseconds(int(self.retry_after_s * 1e9))
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        if self.violations:
+            bad = error_details_pb2.BadRequest()
+            for violation in self.violations:
+                bad.field_violations.add(field=violation.field, description=violation.description)
+            details.append(bad)
+        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+        for detail in details:
+            packed = any_pb2.Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        return status
+
+
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: ServiceError, request_id: str = ""
+) -> NoReturn:
+    """End the call with the error's status and details. Must be awaited in the handler itself."""
+    await context.abort_with_status(rpc_status.to_status(error.to_status(request_id)))
+    raise AssertionError("abort_with_status does not return")
+
+
+def not_implemented(field: str) -> ServiceError:
+    """For a field that is in the contract and whose feature is not there yet."""
+    message = f"{field}: not implemented in this version"
+    return ServiceError(Reason.NOT_IMPLEMENTED, message, violations=[Violation(field, "not implemented")])

@@ -1,0 +1,30 @@
+"""Options of the service, without defaults: config/runtime.yaml is their only home."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """Bounds of every stream; meanings as in config/runtime.yaml, stream_registry."""
+
+    default_timeout_s: float
+    enforce_credits: bool
+    max_unacked_chunks: int
+    ack_timeout_s: float
+    max_tokens_per_chunk: int
+    max_backlog_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """The listening socket and the server's life; meanings as in config/runtime.yaml, server."""
+
+    host: str
+    port: int
+    max_active_streams: int
+    max_receive_message_bytes: int
+    max_send_message_bytes: int
+    keepalive_time_ms: int
+    keepalive_timeout_ms: int
+    drain_grace_s: float
+    health_interval_s: float

@@ -1,0 +1,130 @@
+"""The gRPC server: its services, its start, its draining, its end."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from engine.contract import Engine
+from flowcontrol.registry import StreamRegistry
+from penstock.v1 import (
+    generation_pb2,
+    generation_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    status_pb2,
+    status_pb2_grpc,
+)
+from service.generation import GenerationServicer
+from service.health import OVERALL, HealthFollower, HealthServicer
+from service.models import ModelServicer
+from service.options import ServerOptions, StreamOptions
+from service.status import StatusServicer
+
+_log = structlog.get_logger("penstock.server")
+
+GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
+MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+STATUS = status_pb2.DESCRIPTOR.services_by_name["StatusService"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+# Streams that are cut after the grace time get this long to carry their last status to the caller.
+_CUT_GRACE_S = 0.5
+
+
+class BindError(OSError):
+    """The address cannot be listened on."""
+
+
+class Server:
+    """Serves an engine over gRPC. Owns the engine from `start` to the end of `stop`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        server_options: ServerOptions,
+        stream_options: StreamOptions,
+        *,
+        version: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._options = server_options
+        self._registry = StreamRegistry(server_options.max_active_streams)
+        self._generation = GenerationServicer(engine, self._registry, stream_options, clock=clock)
+        self._status = StatusServicer(engine, self._registry, version=version, clock=clock)
+        self._health = HealthServicer((OVERALL, GENERATION, MODELS, STATUS))
+        self._follower = HealthFollower(
+            self._health, engine, services=(OVERALL, GENERATION), interval_s=server_options.health_interval_s
+        )
+        self._grpc: grpc.aio.Server | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    async def listen(self) -> str:
+        """Open the port and answer: health says NOT_SERVING until the engine is ready.
+
+        Returns the address as HOST:PORT. Raises BindError.
+        """
+        self._grpc = self._build()
+        asked = f"{self._options.host}:{self._options.port}"
+        try:
+            port = self._grpc.add_insecure_port(asked)
+        except RuntimeError as error:
+            raise BindError(f"cannot listen on {asked}: is the port in use?") from error
+        await self._grpc.start()
+        self._following = asyncio.create_task(self._follower.follow(), name="health")
+        for service in (MODELS, STATUS):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return f"{self._options.host}:{port}"
+
+    async def start_engine(self) -> None:
+        """Load the model. Raises EngineStartError."""
+        await self._engine.start()
+        self._follower.update()
+
+    async def drain(self) -> None:
+        """Refuse new streams, tell health, and wait for those in flight, for the grace time at most."""
+        self._generation.draining = self._status.draining = self._follower.draining = True
+        self._follower.update()
+        for service in (MODELS, STATUS):
+            self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            await asyncio.wait_for(self._generation.idle(), self._options.drain_grace_s)
+        except TimeoutError:
+            _log.warning("streams cut", streams=self._registry.active, grace_s=self._options.drain_grace_s)
+            self._generation.cut()
+
+    async def stop(self) -> None:
+        """Close the port, the streams that are left, and the engine. Idempotent."""
+        if self._grpc is not None:
+            await self._grpc.stop(_CUT_GRACE_S)
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self._engine.stop()
+
+    def _build(self) -> grpc.aio.Server:
+        options = self._options
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", options.max_receive_message_bytes),
+                ("grpc.max_send_message_length", options.max_send_message_bytes),
+                ("grpc.keepalive_time_ms", options.keepalive_time_ms),
+                ("grpc.keepalive_timeout_ms", options.keepalive_timeout_ms),
+                ("grpc.http2.min_ping_interval_without_data_ms", options.keepalive_time_ms // 2),
+                ("grpc.keepalive_permit_without_calls", 1),
+                # A second server on the same port is an error, not a silent sharing of its calls.
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._generation, server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._engine), server)
+        status_pb2_grpc.add_StatusServiceServicer_to_server(self._status, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (GENERATION, MODELS, STATUS, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return server
