@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check protos protos-check lint types contracts bench fmt clean
+.PHONY: help setup demo serve test check protos protos-check lint lint-protos types contracts bench fmt clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,6 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SERVICES := $(shell grep -l '^service ' protos/penstock/v1/*.proto)
+
+# $(call generate,DIR): stubs and their types; only files with a service get gRPC stubs.
+generate = python -m grpc_tools.protoc -Iprotos --python_out=$(1) --mypy_out=quiet:$(1) protos/penstock/v1/*.proto && \
+  python -m grpc_tools.protoc -Iprotos --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(SERVICES)
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,8 +40,10 @@ test: setup ## Run the tests
 
 check: lint types contracts protos-check test ## All that CI runs
 
-lint: setup
+lint: setup lint-protos
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lint-protos: setup
 	@cd protos && buf lint && buf format -d --exit-code
 
 types: setup
@@ -48,12 +54,12 @@ contracts: setup
 
 protos: setup ## Generate penstock/v1 from protos/
 	@rm -f penstock/v1/*_pb2*.py penstock/v1/*_pb2*.pyi
-	@python -m grpc_tools.protoc -Iprotos --python_out=. --mypy_out=quiet:. protos/penstock/v1/*.proto
-	@python -m grpc_tools.protoc -Iprotos --grpc_python_out=. --mypy_grpc_out=quiet:. $(SERVICES)
+	@$(call generate,.)
 
-protos-check: protos
-	@test -z "$$(git status --porcelain penstock/v1)" || \
-	  { echo "penstock/v1 was not up to date with protos/; commit what 'make protos' wrote:"; git status --short penstock/v1; exit 1; }
+protos-check: setup
+	@rm -rf build/protos && mkdir -p build/protos && $(call generate,build/protos)
+	@diff -r -x '__init__.py' -x '__pycache__' build/protos/penstock/v1 penstock/v1 || \
+	  { echo "penstock/v1 is not up to date with protos/: run 'make protos' and commit"; exit 1; }
 
 bench: setup ## Run the benchmarks and print the tables
 	@$(BIN)/python -m benchmarks

@@ -70,7 +70,8 @@ class Server:
         Returns the address as HOST:PORT. Raises BindError.
         """
         self._grpc = self._build()
-        asked = f"{self._options.host}:{self._options.port}"
+        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        asked = f"{host}:{self._options.port}"
         try:
             port = self._grpc.add_insecure_port(asked)
         except RuntimeError as error:
@@ -79,7 +80,7 @@ class Server:
         self._following = asyncio.create_task(self._follower.follow(), name="health")
         for service in (MODELS, STATUS):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        return f"{self._options.host}:{port}"
+        return f"{host}:{port}"
 
     async def start_engine(self) -> None:
         """Load the model. Raises EngineStartError."""
