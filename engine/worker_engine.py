@@ -146,7 +146,11 @@ class WorkerEngine:
         failures = 0
         while True:
             began_s = self._clock()
-            error = await self._run_worker()
+            try:
+                error = await self._run_worker()
+            except Exception as defect:  # Whatever it is, a new worker is better than none.
+                _log.exception("worker supervision failed")
+                error = f"{type(defect).__name__}: {defect}"
             if self._started is not None and not self._started.done():
                 self._started.set_exception(EngineStartError(error))
                 return

@@ -61,10 +61,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Reads and writes through context: only so can both directions be under way at once."""
         request_id = ""
         try:
-            async with asyncio.timeout(self._options.default_timeout_s):
+            async with asyncio.timeout(self._options.default_timeout_s) as limit:
                 start = read_start(await _read_first(context))
                 request_id = start.request_id
-                await self._serve(start, context)
+                await self._serve(start, context, limit)
         except ServiceError as error:
             await abort(context, error, request_id)
         except TimeoutError:
@@ -72,10 +72,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             late = ServiceError(Reason.STREAM_TIMEOUT, f"the stream ran for longer than {limit_s:g} s")
             await abort(context, late, request_id)
         except Exception:
+            if context.done():  # The connection was lost in the middle of a write.
+                return
             _log.exception("stream failed", request_id=request_id)
             await abort(context, ServiceError(Reason.INTERNAL, "a defect of the server"), request_id)
 
-    async def _serve(self, start: StartMessage, context: Context) -> None:
+    async def _serve(self, start: StartMessage, context: Context, limit: asyncio.Timeout) -> None:
         if self.draining:
             raise ServiceError(Reason.DRAINING, "the server is shutting down")
         model = require_model(self._engine.snapshot().model, start.model, "start.model")
@@ -86,15 +88,20 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         stream = Stream(self._engine, place, start, self._options, self._clock)
         self._streams.add(stream)
         self._idle.clear()
-        how = Input.FAIL
+        how = Input.CANCEL
         reader: asyncio.Task[None] | None = None
         try:
             stream.submit()
             await context.write(stream.accepted(model.name))
             reader = asyncio.create_task(_read_rest(stream, context), name="ack reader")
             await self._write_all(stream, context)
-        except (asyncio.CancelledError, TimeoutError):
-            how = Input.CANCEL
+        except asyncio.CancelledError:
+            # From the caller (cancel, deadline, lost connection), or from our own limit.
+            how = Input.FAIL if limit.expired() else Input.CANCEL
+            raise
+        except Exception:
+            # A write that fails because the call is over is the caller's leaving too.
+            how = Input.CANCEL if context.done() else Input.FAIL
             raise
         finally:
             stream.close(how)
@@ -172,3 +179,7 @@ async def _read_rest(stream: Stream, context: Context) -> None:
         stream.take_half_close()
     except ServiceError as error:
         stream.take_error(error)
+    except Exception:
+        if not context.done():
+            _log.exception("reading failed", request_id=stream.request_id)
+            stream.take_error(ServiceError(Reason.INTERNAL, "a defect of the server"))
