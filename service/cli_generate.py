@@ -1,0 +1,139 @@
+"""`penstock generate`: stream an answer to the terminal."""
+
+import io
+import sys
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from penstock.client import Client, Stream
+from penstock.errors import InvalidRequestError
+from penstock.receiver import CreditStats
+from penstock.request import GenerateOptions, Prompt
+from penstock.v1.generation_pb2 import Accepted, Finished
+from service.terminal import TARGET, TargetOption, json_line, run_command
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished stream. first_chunk_s, last_chunk_s: seconds from the call to those chunks, by our clock."""
+
+    text: str
+    accepted: Accepted
+    finished: Finished
+    credit: CreditStats
+    first_chunk_s: float
+    last_chunk_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens after the first, by the time they took to arrive; 0 for fewer than two."""
+        decode_s = self.last_chunk_s - self.first_chunk_s
+        tokens = self.finished.usage.completion_tokens - 1
+        return tokens / decode_s if decode_s > 0 and tokens > 0 else 0.0
+
+    def summary(self) -> str:
+        """One line of numbers."""
+        usage, credit = self.finished.usage, self.credit
+        return (
+            f"{usage.prompt_tokens} prompt tokens, {usage.completion_tokens} tokens, "
+            f"TTFT {self.first_chunk_s * 1000:.0f} ms, {self.tokens_per_s:.1f} tokens/s, "
+            f"acks {credit.acks_sent}, window {credit.window}, lowest credit {credit.lowest_credit}"
+        )
+
+
+async def stream_to_terminal(stream: Stream, *, prompt: str = "", as_json: bool = False) -> Generation:
+    """Prints the text of a stream on standard output as it arrives, then a newline; returns the whole.
+
+    prompt is shown dimmed before the text when standard output is a terminal. as_json prints every message
+    as a JSON line instead. Raises PenstockError as the stream does, BrokenPipeError when the reader is gone.
+    """
+    begun_s = time.monotonic()
+    first_s = last_s = 0.0
+    tail = ""
+    if prompt and not as_json and sys.stdout.isatty():
+        tail = prompt
+        print(typer.style(prompt, dim=True), end="", flush=True)
+    try:
+        async for event in stream.events():
+            if event.HasField("chunk"):
+                last_s = time.monotonic() - begun_s
+                first_s = first_s or last_s
+            if as_json:
+                print(json_line(event), flush=True)
+            elif event.chunk.text:
+                tail = event.chunk.text
+                print(tail, end="", flush=True)
+    finally:
+        if tail and not tail.endswith("\n"):
+            print(flush=True)
+    return Generation(stream.text, stream.accepted, stream.finished, stream.credit, first_s, last_s)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help='Text to continue; "-" reads it from standard input.')],
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Randomness; 0 is none.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep tokens up to this total probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep this many most likely tokens.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Least likelihood, by the top token.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Repeats an output.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the output; repeatable.")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past end-of-text.")] = False,
+    logprobs: Annotated[int | None, typer.Option(help="Log-probabilities of N tokens; see --json.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a chat message.")] = False,
+    system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for the whole answer.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event and line.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print numbers on standard error.")] = False,
+    target: TargetOption = TARGET,
+) -> None:
+    """Continue a text, streamed as it is generated."""
+    options: GenerateOptions = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "seed": seed,
+        "stop": stop,
+        "ignore_eos": ignore_eos or None,
+        "logprobs": logprobs,
+        "model": model,
+        "timeout_s": timeout,
+    }
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
+
+    async def answer(request: Prompt) -> None:
+        async with Client(target) as client:
+            stream = client.generate(request, **options)
+            shown = request if isinstance(request, str) else ""
+            generation = await stream_to_terminal(stream, prompt=shown, as_json=as_json)
+        if stats:
+            print(generation.summary(), file=sys.stderr)
+
+    run_command(
+        lambda: answer(_prompt(prompt, chat=chat, system=system)),
+        target,
+        as_json=as_json,
+    )
+
+
+def _prompt(text: str, *, chat: bool, system: str | None) -> Prompt:
+    if text == "-":
+        text = _standard_input()
+    if system is not None:
+        return [{"role": "system", "content": system}, {"role": "user", "content": text}]
+    return [{"role": "user", "content": text}] if chat else text
+
+
+def _standard_input() -> str:
+    """Standard input without its last newline, which `echo` and here-documents add."""
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise InvalidRequestError("standard input is not UTF-8 text") from None

@@ -1,0 +1,135 @@
+"""`penstock status`: what a server is doing."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from penstock.client import Client
+from penstock.v1.model_pb2 import Model, ModelState
+from penstock.v1.status_pb2 import Status, WorkerState
+from service.terminal import TARGET, TargetOption, json_line, run_command
+
+_TIMEOUT_S = 10.0
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the Status message as JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it every second until Ctrl-C.")] = False,
+    target: TargetOption = TARGET,
+) -> None:
+    """Show the worker, the streams and the models of a server."""
+    show = _watch if watch else _show
+    run_command(lambda: show(target, as_json=as_json), target, as_json=as_json, on_interrupt="")
+
+
+async def _show(target: str, *, as_json: bool) -> None:
+    async with Client(target) as client:
+        now = await client.status(timeout_s=_TIMEOUT_S)
+    if as_json:
+        print(json_line(now, zeros=True))
+    else:
+        Console(highlight=False).print(status_table(now, target))
+
+
+async def _watch(target: str, *, as_json: bool) -> None:
+    console = Console(highlight=False)
+    async with Client(target) as client:
+        updates = client.watch_status()
+        if as_json:
+            async for now in updates:
+                print(json_line(now, zeros=True), flush=True)
+        elif not console.is_terminal:
+            async for now in updates:
+                console.print(status_table(now, target))
+        else:
+            with Live(console=console, auto_refresh=False) as live:
+                async for now in updates:
+                    live.update(status_table(now, target), refresh=True)
+
+
+def status_table(now: Status, target: str) -> RenderableType:
+    """A status for a terminal of 80 columns or more."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _rows(now, target):
+        table.add_row(name, Text(value))
+    return Group(table, Text(), _models(now)) if now.models else table
+
+
+def _rows(now: Status, target: str) -> list[tuple[str, str]]:
+    streams, worker, ended = now.streams, now.worker, now.streams.ended
+    state = WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
+    return [
+        ("Server", f"Penstock {now.version} at {target}" + (", draining" if now.draining else "")),
+        ("Uptime", _duration(now.uptime_s)),
+        ("Worker", f"{state}, process {worker.pid or 'none'}, restarts {worker.restarts}"),
+        ("Memory", f"{_size(worker.rss_bytes)} resident, {_size(worker.kv_bytes)} KV cache"),
+        ("BLAS", worker.cpu_blas or "MLX's own"),
+        ("Tokens", f"{worker.generated_tokens} in {worker.decode_steps} steps"),
+        (
+            "Batch",
+            f"{worker.running_rows} running, {worker.waiting_rows} waiting, {worker.paused_rows} paused",
+        ),
+        ("Streams", f"{streams.active} of {streams.max_active} active"),
+        (
+            "",
+            f"{streams.queued} queued, {streams.prefill} prefill, "
+            f"{streams.streaming} streaming, {streams.stalled} stalled",
+        ),
+        (
+            "Ended",
+            f"{ended.finished} finished, {ended.cancelled} cancelled, {ended.failed} failed, "
+            f"{streams.refused} refused",
+        ),
+    ]
+
+
+def _models(now: Status) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("Model", overflow="fold")
+    table.add_column("State", no_wrap=True)
+    table.add_column("Parameters", justify="right", no_wrap=True)
+    table.add_column("Context", justify="right", no_wrap=True)
+    table.add_column("Source", overflow="fold")
+    for model in now.models:
+        table.add_row(*(Text(cell) for cell in _model_cells(model)))
+    return table
+
+
+def _model_cells(model: Model) -> tuple[str, str, str, str, str]:
+    return (
+        model.name + (" (default)" if model.is_default else ""),
+        ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower(),
+        _count(model.parameters),
+        str(model.context_tokens),
+        model.source,
+    )
+
+
+def _count(number: int) -> str:
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _size(number_bytes: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number_bytes >= size:
+            return f"{number_bytes / size:.1f} {unit}"
+    return f"{number_bytes} B"
+
+
+def _duration(duration_s: float) -> str:
+    minutes, seconds = divmod(int(duration_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        parts.pop(0)
+    return " ".join(f"{number} {unit}" for number, unit in parts[:2])

@@ -1,0 +1,202 @@
+"""A servicer that plays scripts of the contract's server side and records what the client did."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Never
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from penstock.v1.generation_pb2 import (
+    Accepted,
+    Chunk,
+    CountTokensRequest,
+    CountTokensResponse,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    GenerateResponse,
+    Usage,
+)
+from penstock.v1.generation_pb2_grpc import GenerationServiceServicer
+from penstock.v1.model_pb2 import (
+    GetModelRequest,
+    GetModelResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    Model,
+    ModelState,
+    UnloadModelRequest,
+    UnloadModelResponse,
+)
+from penstock.v1.model_pb2_grpc import ModelServiceServicer
+from penstock.v1.status_pb2 import (
+    GetStatusRequest,
+    GetStatusResponse,
+    Status,
+    StreamCounts,
+    WatchStatusRequest,
+    WatchStatusResponse,
+    Worker,
+    WorkerState,
+)
+from penstock.v1.status_pb2_grpc import StatusServiceServicer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Exchange:
+    """One Generate call as a script sees it. `log` holds the names of all messages in order, both ways."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.received: list[GenerateRequest] = []
+        self.log: list[str] = []
+        self.half_closed = False
+        self.cancelled = False
+        self.ended = asyncio.Event()
+        self._seq = 0
+
+    @property
+    def acks(self) -> list[int]:
+        """The acknowledged seqs, in order of arrival."""
+        return [request.ack.seq for request in self.received if request.HasField("ack")]
+
+    async def read(self) -> GenerateRequest | None:
+        """The client's next message; None when it has closed its sending side."""
+        request = await self.context.read()
+        if not isinstance(request, GenerateRequest):
+            self.half_closed = True
+            return None
+        self.received.append(request)
+        self.log.append(f"< {request.WhichOneof('message')}")
+        return request
+
+    async def read_all(self) -> None:
+        """Reads until the client closes its sending side."""
+        while await self.read() is not None:
+            pass
+
+    async def write(self, response: GenerateResponse) -> None:
+        """Sends a message as it is."""
+        self.log.append(f"> {response.WhichOneof('message')}")
+        await self.context.write(response)
+
+    async def accept(self, window: int = 4) -> None:
+        """Reads `start` and answers `accepted`."""
+        request = await self.read()
+        assert request is not None
+        request_id = request.start.request_id or "made-by-server"
+        await self.write(
+            GenerateResponse(accepted=Accepted(request_id=request_id, max_unacked_chunks=window))
+        )
+
+    async def chunk(self, text: str = "x") -> None:
+        """Sends the next chunk, whatever the credit."""
+        self._seq += 1
+        await self.write(GenerateResponse(chunk=Chunk(seq=self._seq, token_ids=[self._seq], text=text)))
+
+    async def chunks(self, count: int, window: int) -> None:
+        """Sends chunks as a server that honours the window: reads when there is no credit."""
+        for _ in range(count):
+            while self._seq - max(self.acks, default=0) >= window:
+                assert await self.read() is not None
+            await self.chunk(f"{self._seq + 1} ")
+
+    async def finish(self, reason: FinishReason.ValueType = FinishReason.FINISH_REASON_STOP) -> None:
+        """Sends `finished` and reads to the end of the client's side."""
+        usage = Usage(prompt_tokens=3, completion_tokens=self._seq)
+        await self.write(GenerateResponse(finished=Finished(reason=reason, usage=usage)))
+        await self.read_all()
+
+    async def fail(self, code: grpc.StatusCode, message: str, *details: Message) -> Never:
+        """Ends the call with a status and google.rpc details."""
+        status = status_pb2.Status(code=code.value[0], message=message)
+        for detail in details:
+            status.details.add().Pack(detail)
+        await self.context.abort_with_status(rpc_status.to_status(status))
+
+
+Script = Callable[[Exchange], Awaitable[None]]
+
+
+async def short_answer(exchange: Exchange) -> None:
+    """Two chunks and a clean end."""
+    await exchange.accept()
+    await exchange.chunk("Once ")
+    await exchange.chunk("more")
+    await exchange.finish()
+
+
+async def never_ending(exchange: Exchange) -> None:
+    """Two chunks, then silence."""
+    await exchange.accept()
+    await exchange.chunk("Once ")
+    await exchange.chunk("more")
+    await asyncio.Event().wait()
+
+
+class ScriptedServer(GenerationServiceServicer, ModelServiceServicer, StatusServiceServicer):
+    """Plays `script` for each Generate call; the other calls answer with fixed messages."""
+
+    def __init__(self) -> None:
+        self.script: Script = short_answer
+        self.exchanges: asyncio.Queue[Exchange] = asyncio.Queue()
+        self.counted: list[CountTokensRequest] = []
+        self.watchers_gone = asyncio.Event()
+        self.status = Status(
+            version="0.1.0",
+            uptime_s=3725,
+            streams=StreamCounts(active=3, max_active=64, queued=1, streaming=2),
+            worker=Worker(state=WorkerState.WORKER_STATE_READY, pid=42, cpu_blas="openblas"),
+            models=[
+                Model(name="tiny", state=ModelState.MODEL_STATE_READY, parameters=1_200_000, is_default=True)
+            ],
+        )
+
+    async def Generate(  # type: ignore[override]
+        self, request_iterator: object, context: Context
+    ) -> None:
+        exchange = Exchange(context)
+        self.exchanges.put_nowait(exchange)
+        try:
+            await self.script(exchange)
+        except asyncio.CancelledError:
+            exchange.cancelled = True
+            raise
+        finally:
+            exchange.ended.set()
+
+    async def CountTokens(self, request: CountTokensRequest, context: Context) -> CountTokensResponse:
+        self.counted.append(request)
+        if request.model not in ("", "tiny"):
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no model {request.model}")
+        return CountTokensResponse(prompt_tokens=7, model="tiny")
+
+    async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
+        return ListModelsResponse(models=self.status.models)
+
+    async def GetModel(self, request: GetModelRequest, context: Context) -> GetModelResponse:
+        return GetModelResponse(model=self.status.models[0])
+
+    async def LoadModel(self, request: LoadModelRequest, context: Context) -> LoadModelResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no")
+
+    async def UnloadModel(self, request: UnloadModelRequest, context: Context) -> UnloadModelResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no")
+
+    async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:
+        return GetStatusResponse(status=self.status)
+
+    async def WatchStatus(
+        self, request: WatchStatusRequest, context: Context
+    ) -> AsyncIterator[WatchStatusResponse]:
+        try:
+            while True:
+                yield WatchStatusResponse(status=self.status)
+        finally:
+            self.watchers_gone.set()
