@@ -15,7 +15,7 @@ from engine.contract import Engine, EngineState
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Response: TypeAlias = health_pb2.HealthCheckResponse
-Status: TypeAlias = health_pb2.HealthCheckResponse.ServingStatus
+Status: TypeAlias = int
 """SERVING, NOT_SERVING or SERVICE_UNKNOWN."""
 OVERALL = ""
 
