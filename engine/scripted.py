@@ -15,7 +15,7 @@ from engine.contract import (
     ModelInfo,
 )
 from engine.events import Failed, Finished, FinishReason, Prefill, Token, TokenLogprobs
-from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput
+from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput, TokenInput
 from engine.stop_strings import StopStringMatcher
 from flowcontrol.reasons import Reason
 
@@ -39,7 +39,7 @@ class _Row:
     stops: StopStringMatcher
     prompt_tokens: int
     max_tokens: int
-    began_step: int = 0
+    began_step: int | None = None
     generated: int = 0
     paused: bool = False
 
@@ -78,7 +78,7 @@ class ScriptedEngine:
         self._rows: dict[int, _Row] = {}
         self._running: list[_Row] = []
         self._waiting: deque[_Row] = deque()
-        self._undelivered: list[tuple[EventSink, Failed]] = []
+        self._undelivered: dict[int, tuple[EventSink, Failed]] = {}
         self._counts = _Counts()
         self._work = asyncio.Event()
         self._stepping: asyncio.Task[None] | None = None
@@ -102,13 +102,14 @@ class ScriptedEngine:
         try:
             row = self._row(stream, request, sink)
         except EngineError as error:
-            self._undelivered.append((sink, Failed(stream, error.reason, error.message, error.field)))
+            self._undelivered[stream] = (sink, Failed(stream, error.reason, error.message, error.field))
             return stream
         self._rows[stream] = row
         self._waiting.append(row)
         return stream
 
     def cancel(self, stream: int) -> None:
+        self._undelivered.pop(stream, None)
         row = self._rows.pop(stream, None)
         if row is not None:
             self._leave(row)
@@ -118,9 +119,13 @@ class ScriptedEngine:
             self._rows[stream].paused = True
 
     def resume(self, stream: int) -> None:
-        if stream in self._rows:
-            self._rows[stream].paused = False
-            self._work.set()
+        row = self._rows.get(stream)
+        if row is None or not row.paused:
+            return
+        row.paused = False
+        if row not in self._running and row not in self._waiting:
+            self._waiting.appendleft(row)
+        self._work.set()
 
     async def count_tokens(self, model_input: ModelInput) -> int:
         self._check_ready()
@@ -160,15 +165,16 @@ class ScriptedEngine:
 
     def step(self) -> None:
         """One decode step: rows join, then every running row gets one token."""
-        undelivered, self._undelivered = self._undelivered, []
-        for sink, failed in undelivered:
+        while self._undelivered:
+            sink, failed = self._undelivered.pop(next(iter(self._undelivered)))
             sink(failed)
         self._join()
-        live = [row for row in self._running if not row.paused]
+        live = list(self._running)
         if live:
             self._counts.steps += 1
         for row in live:
-            self._advance(row)
+            if row.stream in self._rows:  # A sink may have cancelled it in this very step.
+                self._advance(row)
 
     async def _keep_stepping(self, step_s: float) -> None:
         while True:
@@ -179,11 +185,16 @@ class ScriptedEngine:
             await asyncio.sleep(step_s)
 
     def _join(self) -> None:
+        """Paused rows leave the batch and its queue; rows that wait take the places."""
+        self._running = [row for row in self._running if not row.paused]
         while self._waiting and len(self._running) < self._max_batch_rows:
             row = self._waiting.popleft()
-            row.began_step = self._counts.steps
+            if row.paused:
+                continue  # Resume puts it back.
             self._running.append(row)
-            row.sink(Prefill(row.stream, 0, row.prompt_tokens, row.prompt_tokens))
+            if row.began_step is None:
+                row.began_step = self._counts.steps
+                row.sink(Prefill(row.stream, 0, row.prompt_tokens, row.prompt_tokens))
 
     def _advance(self, row: _Row) -> None:
         """Give a row its next token, or end it."""
@@ -199,7 +210,8 @@ class ScriptedEngine:
         alternatives = row.request.logprobs
         logprobs = None
         if alternatives is not None:
-            logprobs = TokenLogprobs(0.0, ((token_id, 0.0),) if alternatives else ())
+            top = (((token_id + rank) % self._model.vocab_size, -float(rank)) for rank in range(alternatives))
+            logprobs = TokenLogprobs(0.0, tuple(top))
         row.sink(Token(row.stream, token_id, text, logprobs))
         if row.stops.stopped_by:
             self._finish(row, FinishReason.STOP, None)
@@ -210,7 +222,7 @@ class ScriptedEngine:
         if self._rows.pop(row.stream, None) is None:
             return  # The sink cancelled the stream while it took the token.
         self._leave(row)
-        seconds = (self._counts.steps - row.began_step) * (self._step_s or 0.0)
+        seconds = (self._counts.steps - (row.began_step or 0)) * (self._step_s or 0.0)
         row.sink(
             Finished(
                 row.stream, reason, row.stops.flush(), row.stops.stopped_by, stop_token_id,
@@ -228,6 +240,7 @@ class ScriptedEngine:
         self._rows.clear()
         self._running.clear()
         self._waiting.clear()
+        self._undelivered.clear()
 
     def _check_ready(self) -> None:
         if self._state is not EngineState.READY:
@@ -248,6 +261,7 @@ class ScriptedEngine:
             ("sampling.top_k", [request.sampling.top_k]),
             ("sampling.logit_bias", request.sampling.logit_bias),
             ("stopping.stop_token_ids", request.stopping.stop_token_ids),
+            ("tokens.ids", request.input.ids if isinstance(request.input, TokenInput) else ()),
         ):
             if max(ids, default=0) >= self._model.vocab_size:
                 raise EngineError(Reason.INVALID_REQUEST, f"{name}: beyond the vocabulary", field=name)
@@ -256,9 +270,12 @@ class ScriptedEngine:
         max_tokens = request.stopping.max_tokens or min(room, self._default_max_tokens)
         if prompt_tokens < 1 or room < 1:
             raise EngineError(Reason.INVALID_REQUEST, "prompt: does not fit the context", field="prompt")
-        if max_tokens > room:
-            name = "stopping.max_tokens"
-            raise EngineError(Reason.INVALID_REQUEST, f"{name}: allowed: at most {room}", field=name)
+        for name, wanted, most in (
+            ("stopping.max_tokens", max_tokens, room),
+            ("stopping.min_tokens", request.stopping.min_tokens, max_tokens),
+        ):
+            if wanted > most:
+                raise EngineError(Reason.INVALID_REQUEST, f"{name}: allowed: at most {most}", field=name)
         stops = StopStringMatcher(request.stopping.stop_strings)
         script = iter(self._script(request))
         return _Row(stream, request, sink, script, stops, prompt_tokens, max_tokens)

@@ -106,11 +106,14 @@ def encode_messages(messages: list[Message]) -> bytes:
 
 def read_command(source: BinaryIO) -> Command | None:
     """The next command, or None at the end of the connection. Blocks."""
-    head = source.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    payload = source.read(length)
+    try:
+        head = source.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack(head)
+        payload = source.read(length)
+    except ConnectionError:
+        return None  # A service that goes away with events unread resets the connection.
     return _command_decoder.decode(payload) if len(payload) == length else None
 
 

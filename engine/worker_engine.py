@@ -82,10 +82,15 @@ class WorkerEngine:
         await self._started
 
     async def stop(self) -> None:
+        first = self._state is not EngineState.STOPPING
         self._state = EngineState.STOPPING
         self._sinks.clear()
+        self._end_counting(EngineError(Reason.DRAINING, "the server is shutting down"))
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(EngineStartError("stopped before the model was loaded"))
         if self._supervision is not None:
-            self._supervision.cancel()
+            if first:  # A second one would break off the ending of the worker.
+                self._supervision.cancel()
             await asyncio.gather(self._supervision, return_exceptions=True)
 
     def submit(self, request: GenerationRequest, sink: EventSink) -> int:
@@ -186,6 +191,8 @@ class WorkerEngine:
             if watch is not None:
                 watch.cancel()
             self._worker = None
+            if self._state is EngineState.READY:
+                self._state = EngineState.DEAD
             self._counters = _NO_COUNTERS
             status = await worker.end(self._options.stop_timeout_s)
         return error or f"the worker process ended with exit status {status}"
@@ -260,6 +267,9 @@ class WorkerEngine:
         text = f"the model's worker process was lost: {error}"
         for stream, sink in sinks.items():
             sink(Failed(stream, Reason.WORKER_LOST, text, ""))
+        self._end_counting(EngineError(Reason.WORKER_LOST, text, retry_after_s=1.0))
+
+    def _end_counting(self, error: EngineError) -> None:
         for counting in self._counting.values():
             if not counting.done():
-                counting.set_exception(EngineError(Reason.WORKER_LOST, text, retry_after_s=1.0))
+                counting.set_exception(error)

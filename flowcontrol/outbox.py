@@ -65,5 +65,9 @@ class Outbox(Generic[Item]):
 
     @property
     def drained(self) -> bool:
-        """The source may go on: there is credit and at most half of the backlog is used."""
-        return self._credits.open and len(self._items) * 2 <= self._max_backlog
+        """The source may go on: at most half of the backlog is used and no whole chunk waits for credit.
+
+        Also without credit: the next chunk is then ready when an ack comes, and one that does not come
+        is noticed, because something waits for it.
+        """
+        return not self.full and len(self._items) * 2 <= self._max_backlog

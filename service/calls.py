@@ -1,11 +1,13 @@
-"""What all unary calls share: ServiceError becomes a status with details."""
+"""What calls share: ServiceError becomes a status with details, a lost caller cancels the handler."""
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 
 from flowcontrol.reasons import Reason
 from service.errors import ServiceError, abort
@@ -17,6 +19,17 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Servicer, Request, Context], Awaitable[Response]]
+
+
+async def write(context: Context, message: Message) -> None:
+    """Write a message of a stream. CancelledError when the caller is lost, as in any other place.
+
+    grpc.aio lets the write fail first and cancels the handler after that.
+    """
+    try:
+        await context.write(message)
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError from error
 
 
 def answering_errors(

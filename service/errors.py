@@ -15,6 +15,12 @@ from flowcontrol.reasons import Reason
 
 DOMAIN = "penstock"
 
+# A client accepts 8 KiB of metadata and sees RESOURCE_EXHAUSTED in place of a status that is larger. The
+# message is in there twice: percent-encoded, up to three bytes for one, and in the details, in base64.
+_MAX_MESSAGE_BYTES = 1024
+_MAX_VIOLATIONS_BYTES = 2048
+_MAX_DESCRIPTION_BYTES = 512
+
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
@@ -89,16 +95,34 @@ class ServiceError(Exception):
             delay.FromNanoseconds(int(self.retry_after_s * 1e9))
             details.append(error_details_pb2.RetryInfo(retry_delay=delay))
         if self.violations:
-            bad = error_details_pb2.BadRequest()
-            for violation in self.violations:
-                bad.field_violations.add(field=violation.field, description=violation.description)
-            details.append(bad)
-        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+            details.append(_bad_request(self.violations))
+        message = _clipped(self.message, _MAX_MESSAGE_BYTES)
+        status = status_pb2.Status(code=self.code.value[0], message=message)
         for detail in details:
             packed = any_pb2.Any()
             packed.Pack(detail)
             status.details.append(packed)
         return status
+
+
+def _bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:
+    """The violations, as many as there is room for; at least one."""
+    bad = error_details_pb2.BadRequest()
+    for violation in violations:
+        description = _clipped(violation.description, _MAX_DESCRIPTION_BYTES)
+        bad.field_violations.add(field=violation.field, description=description)
+        if bad.ByteSize() > _MAX_VIOLATIONS_BYTES:
+            del bad.field_violations[-1]
+            break
+    return bad
+
+
+def _clipped(text: str, most_bytes: int) -> str:
+    """The text, or its beginning and "..." where it is longer than most_bytes as UTF-8."""
+    encoded = text.encode()
+    if len(encoded) <= most_bytes:
+        return text
+    return encoded[: most_bytes - 3].decode(errors="ignore") + "..."
 
 
 async def abort(

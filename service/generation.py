@@ -15,7 +15,7 @@ from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import generation_pb2_grpc
-from service.calls import answering_errors
+from service.calls import answering_errors, write
 from service.errors import ServiceError, abort, not_implemented
 from service.models import require_model
 from service.options import StreamOptions
@@ -92,7 +92,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         reader: asyncio.Task[None] | None = None
         try:
             stream.submit()
-            await context.write(stream.accepted(model.name))
+            await write(context, stream.accepted(model.name))
             reader = asyncio.create_task(_read_rest(stream, context), name="ack reader")
             await self._write_all(stream, context)
         except asyncio.CancelledError:
@@ -116,7 +116,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         while not stream.ended:
             message = stream.next_message()
             if message is not None:
-                await context.write(message)
+                await write(context, message)
                 continue
             timeout_s = stream.ack_timeout_s()
             if timeout_s is None:

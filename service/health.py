@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine.contract import Engine, EngineState
+from service.calls import write
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Response: TypeAlias = health_pb2.HealthCheckResponse
@@ -37,7 +38,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> _Response:
         status = self._statuses.get(request.service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f'unknown service "{request.service}"')
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return _Response(status=status)
 
     async def List(self, request: Any, context: Context) -> Any:
@@ -56,7 +57,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                 changed.clear()
                 status = self._statuses.get(request.service, _Response.SERVICE_UNKNOWN)
                 if status != told:
-                    await context.write(_Response(status=status))
+                    await write(context, _Response(status=status))
                     told = status
                 await changed.wait()
         finally:

@@ -102,6 +102,7 @@ class Server:
     async def stop(self) -> None:
         """Close the port, the streams that are left, and the engine. Idempotent."""
         if self._grpc is not None:
+            self._generation.cut()
             await self._grpc.stop(_CUT_GRACE_S)
         if self._following is not None:
             self._following.cancel()

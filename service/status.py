@@ -13,7 +13,7 @@ from flowcontrol.registry import RegistrySnapshot, StreamRegistry
 from flowcontrol.stream_state import State
 from penstock.v1 import status_pb2 as pb
 from penstock.v1 import status_pb2_grpc
-from service.calls import answering_errors
+from service.calls import answering_errors, write
 from service.errors import ServiceError, Violation, abort
 from service.models import models
 
@@ -106,7 +106,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             message = f"interval_ms: {text}"
             await abort(context, ServiceError(Reason.INVALID_REQUEST, message, violations=[violation]))
         while True:
-            await context.write(pb.WatchStatusResponse(status=self.status()))
-            if self.draining:
+            status = self.status()
+            await write(context, pb.WatchStatusResponse(status=status))
+            if status.draining:
                 return
             await asyncio.sleep(interval_ms / 1e3)

@@ -198,7 +198,7 @@ class Stream:
 
     def _chunk(self, seq: int, pieces: list[Piece]) -> pb.GenerateResponse:
         if self._stalled_since_s is not None:
-            self._stalled_s += self._clock() - self._stalled_since_s
+            self._stalled_s += self._current_stall_s()
             self._stalled_since_s = None
             self._place.apply(Input.CREDIT_RETURNED)
         response = responses.chunk(seq, self._sent_tokens, pieces)
@@ -218,13 +218,16 @@ class Stream:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._sent_tokens,
             first_token_s=self._time_to_first_token_s(),
-            stalled_s=self._stalled_s,
+            stalled_s=self._stalled_s + self._current_stall_s(),
         )
 
     def _note_stall(self) -> None:
         if self._outbox.stalled and self._stalled_since_s is None:
             self._stalled_since_s = self._clock()
             self._place.apply(Input.CREDIT_SPENT)
+
+    def _current_stall_s(self) -> float:
+        return 0.0 if self._stalled_since_s is None else self._clock() - self._stalled_since_s
 
     def _pause_row(self) -> None:
         if self._row is not None:

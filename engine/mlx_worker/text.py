@@ -23,23 +23,30 @@ class _RustDecoder:
     """The incremental decoder of the tokenizers library, begun with the end of the prompt.
 
     With the prompt's end in it the first piece keeps its leading space where the prompt's last word
-    is continued by a new word.
+    is continued by a new word, and a character that the prompt began is completed.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_tail: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(ids=list(prompt_tail), skip_special_tokens=True)
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._last: list[int] = []
+        # Stepped through, not given to DecodeStream: that repeats the prompt after an incomplete character.
+        for token_id in prompt_tail:
+            self.push(token_id)
 
     def push(self, token_id: int) -> str:
         try:
-            return self._stream.step(self._tokenizer, token_id) or ""
+            text = self._stream.step(self._tokenizer, token_id)
         except Exception as error:
             # Some decoders change earlier text when bytes turn out not to be UTF-8; the library then
-            # gives up on the stream. Going on with a new one loses only the broken character.
+            # gives up on the stream. Going on with a new one loses only the broken character; with
+            # the token before in it, the text that follows keeps its leading space.
             if "prefix" not in str(error):
                 raise
-            self._stream = DecodeStream(skip_special_tokens=True)
-            return self._stream.step(self._tokenizer, token_id) or ""
+            self._stream = DecodeStream(ids=self._last, skip_special_tokens=True)
+            text = self._stream.step(self._tokenizer, token_id)
+        self._last = [token_id]
+        return text or ""
 
 
 class _MlxLmDecoder:

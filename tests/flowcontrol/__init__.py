@@ -1,0 +1,1 @@
+"""Pure decisions, against small reference models."""
