@@ -24,6 +24,16 @@ class TokenInput(msgspec.Struct, frozen=True, tag="tokens"):
 ModelInput = TextInput | ChatInput | TokenInput
 
 
+def field_of(model_input: ModelInput) -> str:
+    """The field of the request that an input came from, as errors name it."""
+    match model_input:
+        case TextInput():
+            return "prompt"
+        case ChatInput():
+            return "chat"
+    return "tokens.ids"
+
+
 class Sampling(msgspec.Struct, frozen=True):
     """How the next token is chosen; meanings and ranges as in penstock.v1.SamplingOptions."""
 

@@ -15,7 +15,7 @@ from engine.contract import (
     ModelInfo,
 )
 from engine.events import Failed, Finished, FinishReason, Prefill, Token, TokenLogprobs
-from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput, TokenInput
+from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput, TokenInput, field_of
 from engine.stop_strings import StopStringMatcher
 from flowcontrol.reasons import Reason
 
@@ -269,7 +269,8 @@ class ScriptedEngine:
         room = self._model.context_tokens - prompt_tokens
         max_tokens = request.stopping.max_tokens or min(room, self._default_max_tokens)
         if prompt_tokens < 1 or room < 1:
-            raise EngineError(Reason.INVALID_REQUEST, "prompt: does not fit the context", field="prompt")
+            name = field_of(request.input)
+            raise EngineError(Reason.INVALID_REQUEST, f"{name}: does not fit the context", field=name)
         for name, wanted, most in (
             ("stopping.max_tokens", max_tokens, room),
             ("stopping.min_tokens", request.stopping.min_tokens, max_tokens),

@@ -188,7 +188,9 @@ class WorkerEngine:
                     for message in messages:
                         self._take(message)
         finally:
-            if watch is not None:
+            if watch is None:
+                worker.kill()  # Not ready yet: it has nothing to tidy up, and does not listen while it loads.
+            else:
                 watch.cancel()
             self._worker = None
             if self._state is EngineState.READY:

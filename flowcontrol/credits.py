@@ -16,10 +16,6 @@ class AckBeyondSentError(ValueError):
         self.sent = sent
 
 
-class NoCreditError(RuntimeError):
-    """A chunk was about to be sent at zero credit. The window is unchanged."""
-
-
 @dataclass(frozen=True, slots=True)
 class CreditSnapshot:
     """Credits at one moment, in chunks.
@@ -61,15 +57,10 @@ class CreditWindow:
         """Whether a chunk may be sent."""
         return not self._enforced or self._sent - self._acked < self._window
 
-    def spend(self) -> int:
-        """Account for one chunk and return its seq; the first is 1.
-
-        Raises NoCreditError when the window is closed.
-        """
-        if not self.open:
-            raise NoCreditError(
-                f"{self._sent - self._acked} chunks are not acked, the window is {self._window}"
-            )
+    def spend(self) -> int | None:
+        """Account for one chunk and return its seq, the first being 1; None when the window is closed."""
+        if self._enforced and self._sent - self._acked >= self._window:
+            return None
         self._sent += 1
         return self._sent
 

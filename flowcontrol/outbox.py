@@ -39,12 +39,13 @@ class Outbox(Generic[Item]):
     def take(self) -> tuple[int, list[Item]] | None:
         """The next chunk as (seq, items), paid with one credit; None if nothing waits or there is none."""
         items = self._items
-        if not items or not self._credits.open:
+        if not items:
             return None
         seq = self._credits.spend()
-        if len(items) == 1:
-            return seq, [items.popleft()]
-        return seq, [items.popleft() for _ in range(min(len(items), self._max_items_per_chunk))]
+        if seq is None:
+            return None
+        count = min(len(items), self._max_items_per_chunk)
+        return seq, [items.popleft() for _ in range(count)]
 
     def clear(self) -> None:
         """Drop what waits."""

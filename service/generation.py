@@ -15,7 +15,7 @@ from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import generation_pb2_grpc
-from service.calls import answering_errors, write
+from service.calls import answering_errors
 from service.errors import ServiceError, abort, not_implemented
 from service.models import require_model
 from service.options import StreamOptions
@@ -92,16 +92,18 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         reader: asyncio.Task[None] | None = None
         try:
             stream.submit()
-            await write(context, stream.accepted(model.name))
+            await context.write(stream.accepted(model.name))
             reader = asyncio.create_task(_read_rest(stream, context), name="ack reader")
             await self._write_all(stream, context)
         except asyncio.CancelledError:
             # From the caller (cancel, deadline, lost connection), or from our own limit.
             how = Input.FAIL if limit.expired() else Input.CANCEL
             raise
+        except grpc.aio.InternalError as error:
+            # A write fails before grpc.aio cancels the handler of a caller who is lost.
+            raise asyncio.CancelledError from error
         except Exception:
-            # A write that fails because the call is over is the caller's leaving too.
-            how = Input.CANCEL if context.done() else Input.FAIL
+            how = Input.FAIL
             raise
         finally:
             stream.close(how)
@@ -116,7 +118,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         while not stream.ended:
             message = stream.next_message()
             if message is not None:
-                await write(context, message)
+                await context.write(message)
                 continue
             timeout_s = stream.ack_timeout_s()
             if timeout_s is None:

@@ -1,6 +1,7 @@
 """One Generate stream between the engine and the caller: decides, never waits."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from engine.contract import Engine, EngineError
@@ -39,6 +40,8 @@ class Stream:
         clock: Callable[[], float],
     ) -> None:
         self.wake = asyncio.Event()
+        self.ended = False
+        """Whether next_message has given the last message."""
         self._engine = engine
         self._place = place
         self._start = start
@@ -64,6 +67,7 @@ class Stream:
         self._submitted_s = 0.0
         self._accepted_s = 0.0
         self._first_token_s: float | None = None
+        self._arrived_s: deque[float] = deque()
         self._stalled_since_s: float | None = None
         self._stalled_s = 0.0
 
@@ -96,11 +100,12 @@ class Stream:
         """The sink of the engine."""
         match event:
             case Token():
-                now_s = self._clock()
                 if self._first_token_s is None:
-                    self._first_token_s = now_s
+                    self._first_token_s = self._clock()
                     self._place.apply(Input.TOKEN)
-                self._outbox.push(responses.piece(event, now_s))
+                if self._start.chunk_timing:
+                    self._arrived_s.append(self._clock())
+                self._outbox.push(event)
                 if not self._row_paused and self._outbox.full:
                     self._pause_row()
             case Prefill():
@@ -112,7 +117,7 @@ class Stream:
                 self._row = None
                 self._end = event
                 if event.text:
-                    self._outbox.push(Piece(None, event.text, None, self._clock()))
+                    self._outbox.push(event.text)
             case Failed():
                 self._row = None
                 engine_error = EngineError(event.reason, event.message, field=event.field)
@@ -144,17 +149,11 @@ class Stream:
         self._leave_engine()
         self.wake.set()
 
-    @property
-    def ended(self) -> bool:
-        """Whether the last message was written."""
-        return self._place.state.ended
-
     def next_message(self) -> pb.GenerateResponse | None:
         """What to write now, or None when there is nothing to write. Raises ServiceError to end the stream.
 
         Errors and cancel come before everything that waits.
         """
-        self.wake.clear()
         if self._error is not None:
             raise self._error
         if self._cancelled:
@@ -164,6 +163,7 @@ class Stream:
             return self._chunk(*taken)
         if self._end is not None and not self._outbox:
             self._place.apply(Input.FINISH)
+            self.ended = True
             return responses.finished(
                 self._end, first_token_s=self._time_to_first_token_s(), stalled_s=self._stalled_s
             )
@@ -171,6 +171,7 @@ class Stream:
         if self._progress is not None and self._first_token_s is None:
             event, self._progress = self._progress, None
             return responses.progress(event)
+        self.wake.clear()
         return None
 
     def ack_timeout_s(self) -> float | None:
@@ -202,18 +203,27 @@ class Stream:
             self._stalled_since_s = None
             self._place.apply(Input.CREDIT_RETURNED)
         response = responses.chunk(seq, self._sent_tokens, pieces)
-        self._sent_tokens += len(response.chunk.token_ids)
+        # Only the last piece of a stream can be text without a token.
+        tokens = len(pieces) - isinstance(pieces[-1], str)
+        self._sent_tokens += tokens
         if self._row_paused and self._outbox.drained and self._row is not None:
             self._row_paused = False
             self._engine.resume(self._row)
         if self._start.chunk_timing:
-            timing = response.chunk.timing
-            timing.engine_ms = (pieces[-1].arrived_s - self._accepted_s) * 1e3
-            timing.written_ms = (self._clock() - self._accepted_s) * 1e3
+            self._add_timing(response.chunk.timing, tokens)
         return response
+
+    def _add_timing(self, timing: pb.ChunkTiming, tokens: int) -> None:
+        written_s = self._clock()
+        arrived_s = written_s
+        for _ in range(tokens):
+            arrived_s = self._arrived_s.popleft()
+        timing.engine_ms = (arrived_s - self._accepted_s) * 1e3
+        timing.written_ms = (written_s - self._accepted_s) * 1e3
 
     def _cancelled_message(self) -> pb.GenerateResponse:
         self._place.apply(Input.CANCEL)
+        self.ended = True
         return responses.cancelled(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._sent_tokens,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from engine.contract import EngineError, ModelInfo
-from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput
+from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput, field_of
 from flowcontrol.reasons import Reason
 
 
@@ -38,16 +38,18 @@ class Preparer:
         """Raises EngineError with the field at fault."""
         self._check_ids(request)
         prompt_ids = self.tokenise(request.input)
+        self._check_room(field_of(request.input), len(prompt_ids))
         return PreparedRequest(request, prompt_ids, self._max_tokens(request, len(prompt_ids)))
 
     def tokenise(self, model_input: ModelInput) -> list[int]:
         """Token ids of an input, at least one. Raises EngineError."""
+        field = field_of(model_input)
         if isinstance(model_input, TextInput):
-            field, ids = "prompt", list(self._tokenizer.encode(model_input.text))
+            ids = list(self._tokenizer.encode(model_input.text))
         elif isinstance(model_input, ChatInput):
-            field, ids = "chat", self._tokenise_chat(model_input)
+            ids = self._tokenise_chat(model_input)
         else:
-            field, ids = "tokens.ids", list(model_input.ids)
+            ids = list(model_input.ids)
             self._check_range(field, max(ids, default=0))
         if not ids:
             raise invalid(field, "has no tokens; allowed: at least 1")
@@ -75,14 +77,16 @@ class Preparer:
                 field, f"got {largest}; allowed: below the vocabulary size, {self._model.vocab_size}"
             )
 
+    def _check_room(self, field: str, prompt_tokens: int) -> None:
+        most = self._model.context_tokens - 1
+        if prompt_tokens > most:
+            raise invalid(
+                field, f"has {prompt_tokens} tokens; allowed: at most {most}, to leave room for output"
+            )
+
     def _max_tokens(self, request: GenerationRequest, prompt_tokens: int) -> int:
         context = self._model.context_tokens
         room = context - prompt_tokens
-        if room < 1:
-            raise invalid(
-                "prompt",
-                f"has {prompt_tokens} tokens; allowed: at most {context - 1}, to leave room for output",
-            )
         wanted = request.stopping.max_tokens
         if wanted is not None and wanted > room:
             raise invalid(

@@ -1,0 +1,35 @@
+"""Looks at the status of a server."""
+
+from penstock.v1.status_pb2 import Status
+from tests.service.eventually import eventually
+from tests.service.servers import Stubs
+
+
+def _is_idle(status: Status) -> bool:
+    worker = status.worker
+    return not (status.streams.active or worker.running_rows or worker.waiting_rows or worker.paused_rows)
+
+
+async def idle(stubs: Stubs) -> Status:
+    """The status once no stream is left, in the server or in the worker."""
+    return await eventually(stubs.status, _is_idle)
+
+
+async def stalled(stubs: Stubs, streams: int = 1) -> Status:
+    """The status once so many streams are stalled, their rows are parked and no row runs."""
+    return await eventually(
+        stubs.status,
+        lambda s: s.streams.stalled == s.worker.paused_rows == streams and not s.worker.running_rows,
+    )
+
+
+async def stands_still(stubs: Stubs) -> Status:
+    """The status of a worker that makes no more steps. Steps that are told late show in between."""
+    steps = -1
+
+    def settled(status: Status) -> bool:
+        nonlocal steps
+        before, steps = steps, status.worker.decode_steps
+        return before == steps and not status.worker.running_rows
+
+    return await eventually(stubs.status, settled)

@@ -1,0 +1,114 @@
+"""A Stream over a scripted engine: the test makes the steps, turns the clock and is the writer."""
+
+from dataclasses import replace
+from typing import Any
+
+from engine.scripted import Script, ScriptedEngine, counting_script
+from flowcontrol.registry import StreamRegistry
+from flowcontrol.stream_state import State
+from penstock.v1 import generation_pb2 as pb
+from service.options import StreamOptions
+from service.start_message import read_start
+from service.stream import Stream
+from tests.service.calls import Answer
+
+OPTIONS = StreamOptions(
+    default_timeout_s=300.0,
+    enforce_credits=True,
+    max_unacked_chunks=100,
+    ack_timeout_s=5.0,
+    max_tokens_per_chunk=16,
+    max_backlog_tokens=64,
+)
+
+
+class Clock:
+    """A clock that stands until it is turned."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def scripted_engine(script: Script = counting_script, *, step_s: float | None = None) -> ScriptedEngine:
+    return ScriptedEngine(
+        script,
+        step_s=step_s,
+        max_batch_rows=8,
+        context_tokens=4096,
+        default_max_tokens=2000,
+        vocab_size=100_000,
+    )
+
+
+def counted(tokens: int) -> str:
+    """What counting_script answers in so many tokens."""
+    return "".join(f" {number}" for number in range(1, tokens + 1))
+
+
+class StreamDriver:
+    """One stream, submitted and accepted. `answer` checks every message that is written."""
+
+    def __init__(
+        self, engine: ScriptedEngine, flow: dict[str, int] | None = None, *, options: Any = None, **start: Any
+    ) -> None:
+        """flow: of the start message. options: fields of StreamOptions to change."""
+        self.engine = engine
+        self.clock = Clock()
+        self.registry = StreamRegistry(4)
+        place = self.registry.admit()
+        assert place is not None
+        message = pb.Start(**{"prompt": "one two three", "flow": flow or {}, **start})
+        self.stream = Stream(
+            engine, place, read_start(message), replace(OPTIONS, **(options or {})), self.clock
+        )
+        self.answer = Answer()
+        self.stream.submit()
+        self.answer.take(self.stream.accepted("scripted"))
+
+    def step(self, times: int = 1) -> None:
+        """Decode steps during which the writer does nothing."""
+        for _ in range(times):
+            self.engine.step()
+
+    def write(self) -> pb.GenerateResponse | None:
+        """One turn of the writer. Raises ServiceError when the stream ends with an error."""
+        message = self.stream.next_message()
+        if message is not None:
+            self.answer.take(message)
+        return message
+
+    def write_all(self) -> list[pb.GenerateResponse]:
+        """Turns of the writer until there is nothing to write."""
+        written = []
+        while not self.stream.ended and (message := self.write()) is not None:
+            written.append(message)
+        return written
+
+    def run(self, steps: int) -> None:
+        """Steps with a writer that keeps up."""
+        for _ in range(steps):
+            self.step()
+            self.write_all()
+
+    def ack_all(self) -> None:
+        self.stream.take_ack(len(self.answer.chunks))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens in each chunk."""
+        return [len(chunk.token_ids) for chunk in self.answer.chunks]
+
+    @property
+    def paused(self) -> bool:
+        return self.engine.snapshot().counters.paused_rows > 0
+
+    @property
+    def running(self) -> bool:
+        return self.engine.snapshot().counters.running_rows > 0
+
+    def in_state(self, state: State) -> bool:
+        snapshot = self.registry.snapshot()
+        return (snapshot.ended_by_state if state.ended else snapshot.active_by_state)[state] == 1
