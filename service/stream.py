@@ -202,9 +202,14 @@ class Stream:
             self._stalled_s += self._current_stall_s()
             self._stalled_since_s = None
             self._place.apply(Input.CREDIT_RETURNED)
-        response = responses.chunk(seq, self._sent_tokens, pieces)
-        # Only the last piece of a stream can be text without a token.
-        tokens = len(pieces) - isinstance(pieces[-1], str)
+        first = pieces[0]
+        if len(pieces) == 1 and isinstance(first, Token) and first.logprobs is None:
+            response = responses.single(seq, self._sent_tokens, first)
+            tokens = 1
+        else:
+            response = responses.chunk(seq, self._sent_tokens, pieces)
+            # Only the last piece of a stream can be text without a token.
+            tokens = len(pieces) - isinstance(pieces[-1], str)
         self._sent_tokens += tokens
         if self._row_paused and self._outbox.drained and self._row is not None:
             self._row_paused = False

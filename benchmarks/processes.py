@@ -1,0 +1,89 @@
+"""Child processes of a benchmark and the CPU time that they and the machine use."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_END_TIMEOUT_S = 20.0
+# Fields of the first line of /proc/stat: user nice system idle iowait irq softirq steal ...
+_BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
+# Fields of /proc/PID/stat after the name in parentheses: utime, stime, and those of ended children.
+_CPU_FIELDS = slice(11, 15)
+
+
+class Child:
+    """A Python process that talks in lines. Ended, with what it started, when the block is left."""
+
+    def __init__(self, module: str, *arguments: str, environ: dict[str, str] | None = None) -> None:
+        # Options of a server that happen to be set here must not change what is measured.
+        clean = {key: value for key, value in os.environ.items() if not key.upper().startswith("PENSTOCK_")}
+        self._module = module
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=clean | (environ or {}),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.communicate(timeout=_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def read_line(self) -> str:
+        """The next line that it prints. Raises RuntimeError when it has ended."""
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            raise RuntimeError(f"{self._module} ended with status {self._process.wait()}")
+        return line.rstrip("\n")
+
+    def ask(self, line: str) -> str:
+        """Send a line and wait for the answer. Raises RuntimeError when it has ended."""
+        if self._process.stdin is not None:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        return self.read_line()
+
+
+def cpu_s(pids: Sequence[int]) -> float | None:
+    """CPU seconds used so far by these processes and all below them; None where there is no /proc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return sum(_ticks(pid) for pid in pids) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_busy_s() -> float | None:
+    """CPU seconds used so far by everything on this machine; None where there is no /proc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    fields = Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=11)[1:11]
+    return sum(int(fields[index]) for index in _BUSY_FIELDS) / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int) -> int:
+    """Clock ticks of a process, of its children that have ended and of those that run."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    own = sum(int(field) for field in stat.rpartition(")")[2].split()[_CPU_FIELDS])
+    return own + sum(_ticks(child) for child in children)
