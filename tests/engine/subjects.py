@@ -1,0 +1,110 @@
+"""The engines that the conformance suite is run against."""
+
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from engine.contract import Engine, ModelInfo
+from engine.options import SupervisorOptions, WorkerOptions
+from engine.requests import GenerationRequest
+from engine.scripted import EOS_TOKEN_ID, ScriptedEngine
+from engine.worker_engine import WorkerEngine
+from tests.engine.requests import Sink
+from tests.engine.waiting import eventually
+
+MAX_BATCH_ROWS = 4
+# Shorter than a long prompt, so that its prefill takes several steps.
+PREFILL_STEP_TOKENS = 64
+DEFAULT_MAX_TOKENS = 32
+_VOCAB_SIZE = 1024
+
+SUPERVISOR = SupervisorOptions(
+    start_timeout_s=100.0,
+    # Far beyond what a busy machine delays: only the supervision tests want suspicion.
+    stuck_after_s=30.0,
+    kill_after_s=60.0,
+    restart_backoff_initial_s=0.1,
+    restart_backoff_max_s=1.0,
+    stop_timeout_s=5.0,
+)
+WORKER = WorkerOptions(
+    model="embedded",
+    max_batch_rows=MAX_BATCH_ROWS,
+    prefill_batch_rows=MAX_BATCH_ROWS,
+    prefill_step_tokens=PREFILL_STEP_TOKENS,
+    max_context_tokens=320,
+    default_max_tokens=DEFAULT_MAX_TOKENS,
+    # MLX's own product gives a row the same bits alone and in a batch; with an OpenBLAS it does not.
+    cpu_blas="none",
+    heartbeat_interval_s=0.02,
+)
+
+
+def seeded_words(request: GenerationRequest) -> Iterator[tuple[int, str]]:
+    """Random words that depend on the input and the seed only; EOS at once where a bias asks for it."""
+    rng = random.Random(repr((request.input, request.sampling.seed)))
+    while request.sampling.logit_bias.get(EOS_TOKEN_ID, 0) > 0:
+        yield EOS_TOKEN_ID, ""
+    while True:
+        token_id = rng.randrange(1, _VOCAB_SIZE)
+        yield token_id, f" w{token_id}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A started engine and what a test must know of its model."""
+
+    engine: Engine
+    eos_token_id: int
+
+    @property
+    def model(self) -> ModelInfo:
+        model = self.engine.snapshot().model
+        assert model is not None
+        return model
+
+    async def settled(self, *, paused: int = 0, unless: Sink | None = None) -> None:
+        """Wait until the engine holds only so many paused rows, or the stream of `unless` has ended.
+
+        By counters that are newer than this call: those of a worker are as old as its last heartbeat.
+        """
+        old = self.engine.snapshot().counters
+
+        def reached() -> bool:
+            if unless is not None and unless.ended.is_set():
+                return True
+            new = self.engine.snapshot().counters
+            rows = (new.running_rows, new.waiting_rows, new.paused_rows)
+            return new is not old and rows == (0, 0, paused)
+
+        await eventually(reached)
+
+
+def scripted() -> tuple[Engine, int]:
+    engine = ScriptedEngine(
+        seeded_words,
+        step_s=0.0,
+        max_batch_rows=MAX_BATCH_ROWS,
+        context_tokens=256,
+        default_max_tokens=DEFAULT_MAX_TOKENS,
+        vocab_size=_VOCAB_SIZE,
+    )
+    return engine, EOS_TOKEN_ID
+
+
+def worker() -> tuple[Engine, int]:
+    return WorkerEngine(WORKER, SUPERVISOR), 1
+
+
+MAKERS: dict[str, Callable[[], tuple[Engine, int]]] = {"scripted": scripted, "worker": worker}
+
+
+@asynccontextmanager
+async def started(kind: str) -> AsyncIterator[Subject]:
+    engine, eos_token_id = MAKERS[kind]()
+    await engine.start()
+    try:
+        yield Subject(engine, eos_token_id)
+    finally:
+        await engine.stop()
