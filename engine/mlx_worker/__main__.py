@@ -5,6 +5,7 @@ import socket
 import sys
 
 from engine.mlx_worker.cpu_blas import BlasError, load_cpu_blas
+from engine.model_source import NoSuchModelError, resolve
 from engine.wire import Configure, StartFailed, encode_messages, read_command
 
 
@@ -16,15 +17,20 @@ def main() -> int:
     first = read_command(source)
     if not isinstance(first, Configure):
         return 0  # The service went away before it said anything.
+    options = first.options
     try:
-        cpu_blas = load_cpu_blas(first.options.cpu_blas)
-    except BlasError as error:
-        connection.sendall(encode_messages([StartFailed(str(error))]))
+        resolve(options.model)  # A mistyped name is told before the imports below, which take seconds.
+        cpu_blas = load_cpu_blas(options.cpu_blas)
+    except (NoSuchModelError, BlasError) as error:
+        text = str(error)
+        if isinstance(error, NoSuchModelError):
+            text = f"cannot load the model {options.model}: {text}"
+        connection.sendall(encode_messages([StartFailed(text)]))
         return 1
     # Only now, because this imports mlx.
     from engine.mlx_worker.worker import Worker
 
-    return Worker(connection, source, first.options, cpu_blas).run()
+    return Worker(connection, source, options, cpu_blas).run()
 
 
 if __name__ == "__main__":
