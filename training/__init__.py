@@ -1,0 +1,1 @@
+"""Scripts that build the embedded example model; not part of the wheel."""
