@@ -10,6 +10,7 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from penstock.client import Client
+from penstock.errors import PenstockError
 from service.cli_generate import Generation, stream_to_terminal
 from service.terminal import run_command
 
@@ -18,8 +19,8 @@ _STOP_TIMEOUT_S = 30.0
 _LISTENING = "penstock listening on "
 
 
-class DemoError(RuntimeError):
-    """The demo's server did not do what it should."""
+class DemoError(PenstockError):
+    """The demo's server did not do what it should. Printed as one line, as every error of a command."""
 
 
 def demo(
