@@ -563,7 +563,7 @@ Global___ChunkTiming: _TypeAlias = ChunkTiming  # noqa: Y015
 
 @_typing.final
 class Notice(_message.Message):
-    """Something that the caller should know. The stream goes on."""
+    """Something that the caller should know. The stream goes on. This version sends none."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
