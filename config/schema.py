@@ -28,6 +28,8 @@ class ServerSettings(_Section):
     port: int = Field(ge=0, le=65535)
     max_receive_message_bytes: int = Field(ge=MESSAGE_BYTES_MIN, le=MESSAGE_BYTES_MAX)
     max_send_message_bytes: int = Field(ge=MESSAGE_BYTES_MIN, le=MESSAGE_BYTES_MAX)
+    request_chunk_bytes: int = Field(ge=1024, le=MESSAGE_BYTES_MAX)
+    response_chunk_bytes: int = Field(ge=16, le=MESSAGE_BYTES_MAX)
     keepalive_time_ms: int = Field(ge=100, le=DAY_MS)
     keepalive_timeout_ms: int = Field(ge=100, le=600_000)
     drain_grace_ms: int = Field(ge=0, le=HOUR_MS)
@@ -40,16 +42,30 @@ class BackpressureSettings(_Section):
     enabled: bool
     max_unacked_chunks: int = Field(ge=1, le=1_000_000)
     ack_timeout_ms: int = Field(ge=1, le=HOUR_MS)
+    slow_consumer_threshold_ms: int = Field(ge=1, le=HOUR_MS)
+    min_tokens_per_chunk: int = Field(ge=1, le=1024)
     max_tokens_per_chunk: int = Field(ge=1, le=1024)
     max_backlog_tokens: int = Field(ge=1, le=4096)
 
 
+class ChunkPoolingSettings(_Section):
+    """Response messages that are used again."""
+
+    enabled: bool
+    pool_size: int = Field(ge=1, le=1_000_000)
+    pool_cleanup_interval_ms: int = Field(ge=10, le=DAY_MS)
+    max_uses: int = Field(ge=1, le=1_000_000)
+
+
 class StreamRegistrySettings(_Section):
-    """The streams in flight: how many, for how long, and their credit."""
+    """The streams in flight: how many, for how long, their credit, and their messages."""
 
     default_timeout_ms: int = Field(ge=1, le=DAY_MS)
     max_active_streams: int = Field(ge=1, le=10_000)
+    idle_timeout_ms: int = Field(ge=1, le=HOUR_MS)
+    max_prompt_bytes: int = Field(ge=1024, le=1024**3)
     backpressure: BackpressureSettings
+    chunk_pooling: ChunkPoolingSettings
 
 
 class EngineSettings(_Section):
@@ -61,6 +77,8 @@ class EngineSettings(_Section):
     prefill_step_tokens: int = Field(ge=1, le=65536)
     max_context_tokens: int = Field(ge=0, le=TOKENS_MAX)
     default_max_tokens: int = Field(ge=1, le=TOKENS_MAX)
+    max_parked_kv_bytes: int = Field(ge=0, le=1024**4)
+    max_parked_ms: int = Field(ge=0, le=DAY_MS)
     cpu_blas: str = Field(
         pattern=r"^(auto|none|/.+)$", description="auto, none or the absolute path of a library"
     )
@@ -116,6 +134,13 @@ class Rule:
 
 
 RULES = (
+    Rule("server.max_receive_message_bytes", ">", "server.request_chunk_bytes"),
+    Rule("server.max_send_message_bytes", ">", "server.response_chunk_bytes"),
+    Rule(
+        "stream_registry.backpressure.max_tokens_per_chunk",
+        ">=",
+        "stream_registry.backpressure.min_tokens_per_chunk",
+    ),
     Rule(
         "stream_registry.backpressure.max_backlog_tokens",
         ">=",

@@ -7,6 +7,7 @@ it does not know and turns ``port=true`` into 1; and none says which source set 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -30,8 +31,17 @@ _SERVICE_LINK = re.compile(
     r"PENSTOCK_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 
+SHORT_VARIABLES = {
+    "STREAM_REQUEST_CHUNK_SIZE": "server.request_chunk_bytes",
+    "STREAM_RESPONSE_CHUNK_SIZE": "server.response_chunk_bytes",
+}
+"""Names without our prefix that set an option; the client reads the first one too."""
+
 VARIABLES = {PREFIX + key.upper().replace(".", "__"): key for key in OPTIONS}
-"""The key of every environment variable that sets an option."""
+"""The key of every environment variable with our prefix that sets an option."""
+
+
+_LAST_PARTS = Counter(key.rpartition(".")[2] for key in OPTIONS)
 
 
 @dataclass(slots=True)
@@ -73,23 +83,32 @@ def flags_layer(flags: Mapping[str, Any]) -> Layer:
 
 
 def flag_name(key: str) -> str:
-    """Return the command line's flag for a key: it bears the last part, ``--port`` for ``server.port``."""
-    return "--" + key.rpartition(".")[2].replace("_", "-")
+    """Return the command line's flag for a key: it bears the last part, ``--port`` for ``server.port``.
+
+    Where several options share the last part, it bears the last two.
+    """
+    *sections, name = key.split(".")
+    if _LAST_PARTS[name] > 1:
+        name = f"{sections[-1]}.{name}"
+    return "--" + name.replace("_", "-").replace(".", "-")
 
 
 def environ_layer(environ: Mapping[str, str]) -> Layer:
-    """Take the variables that begin with ``PENSTOCK_``, in upper or lower case."""
+    """Take the variables that begin with ``PENSTOCK_`` and the ``SHORT_VARIABLES``, in upper or lower case.
+
+    Where both name one option, the one with the prefix wins.
+    """
     layer = Layer()
     spelled: dict[str, str] = {}
-    for name, text in environ.items():
+    # Short names first, so that those with the prefix are laid over them.
+    for name, text in sorted(environ.items(), key=lambda item: item[0].upper().startswith(PREFIX)):
         variable = name.upper()
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) and variable not in SHORT_VARIABLES:
             continue
         where = f"environment {name}"
         if variable in spelled:
             layer.problems.append(f"{where}: the same variable as {spelled[variable]}; give one of them")
-        elif variable in VARIABLES:
-            key = VARIABLES[variable]
+        elif key := (SHORT_VARIABLES | VARIABLES).get(variable):
             layer.take(key, text, OPTIONS[key].parse, name, where)
         elif variable not in FOREIGN_VARIABLES and not _SERVICE_LINK.fullmatch(variable):
             layer.problems.append(f"{where}: unknown variable; {_nearest_variable(variable)}")

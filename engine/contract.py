@@ -45,7 +45,11 @@ class EngineStartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The loaded model. context_tokens: most tokens of prompt and output together."""
+    """The loaded model.
+
+    context_tokens: most tokens of prompt and output together. fingerprint: equal for equal model and
+    tokenizer files, on any machine and under any name.
+    """
 
     name: str
     source: str
@@ -54,6 +58,7 @@ class ModelInfo:
     vocab_size: int
     context_tokens: int
     has_chat_template: bool
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +69,15 @@ class EngineCounters:
     waiting_rows: int
     paused_rows: int
     kv_bytes: int
+    """Of all rows, those parked included."""
     decode_steps: int
     generated_tokens: int
     max_cancel_delay_steps: int
     """Most decode steps between the arrival of a cancel and its row leaving the batch."""
     rss_bytes: int
+    parked_kv_bytes: int
+    evictions: int
+    """Times a parked row lost its KV cache to the budget; it is computed again when the row goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +97,8 @@ class Engine(Protocol):
     """Runs streams on one model. All methods are called on one event loop.
 
     A stream is known by the number that submit returned, from submit until its Finished or Failed
-    event or cancel. cancel, pause and resume of an unknown number do nothing: the stream may have
-    ended while the call was on its way.
+    event or cancel. The other calls do nothing with an unknown number: the stream may have ended
+    while the call was on its way.
     """
 
     async def start(self) -> None:
@@ -105,11 +114,20 @@ class Engine(Protocol):
         What only the model can tell (a prompt too long, say) comes as a Failed event.
         """
 
+    def add_prompt_part(self, stream: int, text: str, *, last: bool) -> None:
+        """The next piece of a prompt that was submitted as PartsInput.
+
+        The output is that of the same text in one piece. An unknown stream is passed over, as below.
+        """
+
     def cancel(self, stream: int) -> None:
         """End a stream at once, without an event; its row is free within one decode step."""
 
     def pause(self, stream: int) -> None:
-        """Take the row out of the decode batch and keep its KV cache. A step under way still delivers."""
+        """Take the row out of the decode batch. A step under way still delivers.
+
+        Its KV cache is kept as long as the budget for parked caches allows.
+        """
 
     def resume(self, stream: int) -> None:
         """Put a paused row back; it goes on exactly where it stopped."""

@@ -27,7 +27,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Prefill(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """The stream waits (queue_position > 0) or its prompt is being computed.
 
-    queue_position: rows that are taken up before this one. done, total: prompt tokens.
+    queue_position: rows that are taken up before this one. done, total: tokens of the prompt and of
+    what is resumed; total is what is known of a prompt that comes in pieces.
     """
 
     stream: int

@@ -9,7 +9,8 @@ class WorkerOptions:
 
     model: "embedded", a directory or a hub name. max_context_tokens: 0 for the model's own.
     cpu_blas: "auto", "none" or the path of a library. prefill_step_tokens: prompt tokens computed
-    between two decode steps.
+    between two decode steps. max_parked_kv_bytes: KV cache that paused rows may keep, together.
+    max_parked_s: how long one may keep it; 0 for no limit.
     """
 
     model: str
@@ -20,6 +21,8 @@ class WorkerOptions:
     default_max_tokens: int
     cpu_blas: str
     heartbeat_interval_s: float
+    max_parked_kv_bytes: int
+    max_parked_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,11 @@ class TokenInput(msgspec.Struct, frozen=True, tag="tokens"):
     ids: tuple[int, ...]
 
 
-ModelInput = TextInput | ChatInput | TokenInput
+class PartsInput(msgspec.Struct, frozen=True, tag="parts"):
+    """Text that follows in pieces, by Engine.add_prompt_part."""
+
+
+ModelInput = TextInput | ChatInput | TokenInput | PartsInput
 
 
 def field_of(model_input: ModelInput) -> str:
@@ -31,6 +35,8 @@ def field_of(model_input: ModelInput) -> str:
             return "prompt"
         case ChatInput():
             return "chat"
+        case PartsInput():
+            return "prompt_parts"
     return "tokens.ids"
 
 
@@ -65,9 +71,15 @@ class Stopping(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True):
-    """One stream. logprobs: None for none, else how many alternatives besides the chosen token's own."""
+    """One stream.
+
+    logprobs: None for none, else how many alternatives besides the chosen token's own. resume_ids:
+    output tokens that the caller holds already, from a stream that was lost; the events begin with
+    the token after them.
+    """
 
     input: ModelInput
     sampling: Sampling
     stopping: Stopping
     logprobs: int | None
+    resume_ids: tuple[int, ...]

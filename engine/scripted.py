@@ -4,7 +4,8 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from engine.contract import (
     EngineCounters,
@@ -14,12 +15,16 @@ from engine.contract import (
     EventSink,
     ModelInfo,
 )
-from engine.events import Failed, Finished, FinishReason, Prefill, Token, TokenLogprobs
-from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput, TokenInput, field_of
+from engine.events import Failed, Finished, FinishReason, Prefill
+from engine.requests import GenerationRequest, ModelInput, PartsInput, TokenInput, field_of
+from engine.resumption import FIELD as RESUME_FIELD
+from engine.scripted_prompt import PromptPieces, count_words
+from engine.scripted_row import ScriptedRow
 from engine.stop_strings import StopStringMatcher
 from flowcontrol.reasons import Reason
 
 EOS_TOKEN_ID = 0
+_TOO_LONG = "does not fit the context"
 Script = Callable[[GenerationRequest], Iterable[tuple[int, str]]]
 """What a request is answered with: (token id, text) one by one; EOS_TOKEN_ID or the end ends it."""
 
@@ -30,33 +35,12 @@ def counting_script(request: GenerationRequest) -> Iterator[tuple[int, str]]:
         yield number, f" {number}"
 
 
-@dataclass(slots=True, eq=False)
-class _Row:
-    stream: int
-    request: GenerationRequest
-    sink: EventSink
-    script: Iterator[tuple[int, str]]
-    stops: StopStringMatcher
-    prompt_tokens: int
-    max_tokens: int
-    began_step: int | None = None
-    generated: int = 0
-    paused: bool = False
-
-
-@dataclass(slots=True)
-class _Counts:
-    steps: int = 0
-    generated: int = 0
-    restarts: int = 0
-    streams: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-
 class ScriptedEngine:
     """Implements Engine. A prompt's tokens are its words; its vocabulary is vocab_size ids.
 
-    step() gives one token to every running row. start() begins a task that steps every step_s
-    seconds (0: as fast as the loop allows); with step_s None only the owner calls step().
+    step() gives one token to every running row. start() begins a task that makes steps_per_turn
+    steps every step_s seconds (0: in each turn of the loop); with step_s None only the owner calls
+    step(). A request that came in pieces reaches the script with its text in one.
     """
 
     def __init__(
@@ -64,6 +48,7 @@ class ScriptedEngine:
         script: Script,
         *,
         step_s: float | None,
+        steps_per_turn: int,
         max_batch_rows: int,
         context_tokens: int,
         default_max_tokens: int,
@@ -71,15 +56,24 @@ class ScriptedEngine:
     ) -> None:
         self._script = script
         self._step_s = step_s
+        self._steps_per_turn = steps_per_turn
         self._max_batch_rows = max_batch_rows
         self._default_max_tokens = default_max_tokens
-        self._model = ModelInfo("scripted", "scripted", "scripted", 0, vocab_size, context_tokens, True)
+        self._model = ModelInfo(
+            "scripted", "scripted", "scripted", 0, vocab_size, context_tokens, True, "scripted"
+        )
         self._state = EngineState.STARTING
-        self._rows: dict[int, _Row] = {}
-        self._running: list[_Row] = []
-        self._waiting: deque[_Row] = deque()
-        self._undelivered: dict[int, tuple[EventSink, Failed]] = {}
-        self._counts = _Counts()
+        self._streams = itertools.count(1)
+        self._pieces: dict[int, PromptPieces] = {}
+        self._rows: dict[int, ScriptedRow] = {}
+        self._running: list[ScriptedRow] = []
+        self._waiting: deque[ScriptedRow] = deque()
+        self._undelivered: dict[int, tuple[EventSink, Failed | Finished]] = {}
+        # Whether rows may have to enter or leave the batch before the next step.
+        self._batch_is_old = False
+        self._steps = 0
+        self._generated = 0
+        self._restarts = 0
         self._work = asyncio.Event()
         self._stepping: asyncio.Task[None] | None = None
 
@@ -90,193 +84,250 @@ class ScriptedEngine:
 
     async def stop(self) -> None:
         self._state = EngineState.STOPPING
-        self._forget_rows()
+        self._forget_streams()
         if self._stepping is not None:
             self._stepping.cancel()
             await asyncio.gather(self._stepping, return_exceptions=True)
 
     def submit(self, request: GenerationRequest, sink: EventSink) -> int:
         self._check_ready()
-        stream = next(self._counts.streams)
-        self._work.set()
+        stream = next(self._streams)
         try:
-            row = self._row(stream, request, sink)
+            self._check_ids(request)
         except EngineError as error:
-            self._undelivered[stream] = (sink, Failed(stream, error.reason, error.message, error.field))
+            self._refuse(stream, sink, error)
             return stream
-        self._rows[stream] = row
-        self._waiting.append(row)
+        if isinstance(request.input, PartsInput):
+            self._pieces[stream] = PromptPieces(request, sink)
+        else:
+            self._take_up(stream, request, sink, field_of(request.input))
         return stream
+
+    def add_prompt_part(self, stream: int, text: str, *, last: bool) -> None:
+        pieces = self._pieces.get(stream)
+        if pieces is None:
+            return
+        pieces.add(text)
+        field = field_of(pieces.request.input)
+        if not last:
+            if pieces.words >= self._model.context_tokens:
+                del self._pieces[stream]
+                self._refuse(stream, pieces.sink, _invalid(field, _TOO_LONG))
+            return
+        del self._pieces[stream]
+        request = msgspec.structs.replace(pieces.request, input=pieces.joined())
+        self._take_up(stream, request, pieces.sink, field)
+        if pieces.paused:
+            self.pause(stream)
 
     def cancel(self, stream: int) -> None:
         self._undelivered.pop(stream, None)
+        self._pieces.pop(stream, None)
         row = self._rows.pop(stream, None)
         if row is not None:
-            self._leave(row)
+            self._end(row)
 
     def pause(self, stream: int) -> None:
-        if stream in self._rows:
-            self._rows[stream].paused = True
+        self._set_paused(stream, True)
 
     def resume(self, stream: int) -> None:
-        row = self._rows.get(stream)
-        if row is None or not row.paused:
-            return
-        row.paused = False
-        if row not in self._running and row not in self._waiting:
-            self._waiting.appendleft(row)
-        self._work.set()
+        self._set_paused(stream, False)
 
     async def count_tokens(self, model_input: ModelInput) -> int:
         self._check_ready()
-        return self._count(model_input)
+        if isinstance(model_input, PartsInput):
+            raise _invalid(field_of(model_input), "cannot be counted before it is there")
+        return count_words(model_input)
 
     def snapshot(self) -> EngineSnapshot:
-        paused = sum(row.paused for row in self._rows.values())
+        rows = self._rows.values()
         counters = EngineCounters(
-            running_rows=sum(not row.paused for row in self._running),
-            waiting_rows=sum(not row.paused for row in self._waiting),
-            paused_rows=paused,
+            running_rows=sum(row.running and not row.paused for row in rows),
+            waiting_rows=sum(row.waiting and not row.paused for row in rows),
+            paused_rows=sum(row.paused for row in rows),
             kv_bytes=0,
-            decode_steps=self._counts.steps,
-            generated_tokens=self._counts.generated,
+            decode_steps=self._steps,
+            generated_tokens=self._generated,
             max_cancel_delay_steps=0,
             rss_bytes=0,
+            parked_kv_bytes=0,
+            evictions=0,
         )
-        return EngineSnapshot(self._state, self._model, counters, 0, self._counts.restarts, "")
+        return EngineSnapshot(self._state, self._model, counters, 0, self._restarts, "")
 
     def fail(self, stream: int, reason: Reason, message: str) -> None:
         """End one stream with an error, as a model that raises would."""
         row = self._rows.pop(stream)
-        self._leave(row)
+        self._end(row)
         row.sink(Failed(stream, reason, message, ""))
 
     def die(self) -> None:
         """Lose every stream, as a worker that is killed does. revive() brings the engine back."""
-        rows = list(self._rows.values())
-        self._forget_rows()
+        sinks = [(stream, sink) for stream, (sink, _) in self._undelivered.items()]
+        sinks += [(stream, pieces.sink) for stream, pieces in self._pieces.items()]
+        sinks += [(stream, row.sink) for stream, row in self._rows.items()]
+        self._forget_streams()
         self._state = EngineState.DEAD
-        for row in rows:
-            row.sink(Failed(row.stream, Reason.WORKER_LOST, "the scripted engine died", ""))
+        for stream, sink in sinks:
+            sink(Failed(stream, Reason.WORKER_LOST, "the scripted engine died", ""))
 
     def revive(self) -> None:
         self._state = EngineState.READY
-        self._counts.restarts += 1
+        self._restarts += 1
 
     def step(self) -> None:
         """One decode step: rows join, then every running row gets one token."""
         while self._undelivered:
-            sink, failed = self._undelivered.pop(next(iter(self._undelivered)))
-            sink(failed)
-        self._join()
-        live = list(self._running)
-        if live:
-            self._counts.steps += 1
-        for row in live:
-            if row.stream in self._rows:  # A sink may have cancelled it in this very step.
-                self._advance(row)
+            sink, end = self._undelivered.pop(next(iter(self._undelivered)))
+            sink(end)
+        if self._batch_is_old:
+            self._join()
+        if self._running:
+            self._steps += 1
+        for row in self._running:
+            if row.ended:
+                continue  # A sink has cancelled it in this very step.
+            ended = row.advance()
+            if ended is None:
+                self._generated += 1
+                continue
+            reason, stop_token_id = ended
+            self._generated += stop_token_id is None
+            self._finish(row, reason, stop_token_id)
 
     async def _keep_stepping(self, step_s: float) -> None:
         while True:
-            if not self._undelivered and all(row.paused for row in self._rows.values()):
+            for _ in range(self._steps_per_turn):
+                self.step()
+                if not (self._running or self._undelivered or self._batch_is_old):
+                    break
+            if not (self._running or self._undelivered or self._batch_is_old):
                 self._work.clear()
                 await self._work.wait()
-            self.step()
             await asyncio.sleep(step_s)
 
     def _join(self) -> None:
-        """Paused rows leave the batch and its queue; rows that wait take the places."""
-        self._running = [row for row in self._running if not row.paused]
-        while self._waiting and len(self._running) < self._max_batch_rows:
+        """Rows that ended or pause leave the batch and its queue; rows that wait take the places."""
+        self._batch_is_old = False
+        for row in self._running:
+            row.running = not (row.ended or row.paused)
+        running = [row for row in self._running if row.running]
+        # A new list: the old one may be under way in a step.
+        self._running = running
+        while self._waiting and len(running) < self._max_batch_rows:
             row = self._waiting.popleft()
+            row.waiting = False
             if row.paused:
                 continue  # Resume puts it back.
-            self._running.append(row)
+            row.running = True
+            running.append(row)
             if row.began_step is None:
-                row.began_step = self._counts.steps
-                row.sink(Prefill(row.stream, 0, row.prompt_tokens, row.prompt_tokens))
+                row.began_step = self._steps
+                total = row.prompt_tokens + row.generated
+                row.sink(Prefill(row.stream, 0, total, total))
 
-    def _advance(self, row: _Row) -> None:
-        """Give a row its next token, or end it."""
-        stopping = row.request.stopping
-        token_id, text = next(row.script, (EOS_TOKEN_ID, ""))
-        ends = token_id in stopping.stop_token_ids or (token_id == EOS_TOKEN_ID and not stopping.ignore_eos)
-        if ends and row.generated >= stopping.min_tokens:
-            self._finish(row, FinishReason.STOP, token_id)
+    def _set_paused(self, stream: int, paused: bool) -> None:
+        if stream in self._pieces:
+            self._pieces[stream].paused = paused
+        row = self._rows.get(stream)
+        if row is None or row.paused == paused:
             return
-        row.generated += 1
-        self._counts.generated += 1
-        text = row.stops.push(text, may_stop=row.generated >= stopping.min_tokens)
-        alternatives = row.request.logprobs
-        logprobs = None
-        if alternatives is not None:
-            top = (((token_id + rank) % self._model.vocab_size, -float(rank)) for rank in range(alternatives))
-            logprobs = TokenLogprobs(0.0, tuple(top))
-        row.sink(Token(row.stream, token_id, text, logprobs))
-        if row.stops.stopped_by:
-            self._finish(row, FinishReason.STOP, None)
-        elif row.generated >= row.max_tokens:
-            self._finish(row, FinishReason.LENGTH, None)
+        row.paused = paused
+        if not paused and not row.running and not row.waiting:
+            row.waiting = True
+            self._waiting.appendleft(row)
+        self._wake()
 
-    def _finish(self, row: _Row, reason: FinishReason, stop_token_id: int | None) -> None:
+    def _wake(self) -> None:
+        self._batch_is_old = True
+        self._work.set()
+
+    def _finish(self, row: ScriptedRow, reason: FinishReason, stop_token_id: int | None) -> None:
         if self._rows.pop(row.stream, None) is None:
             return  # The sink cancelled the stream while it took the token.
-        self._leave(row)
-        seconds = (self._counts.steps - (row.began_step or 0)) * (self._step_s or 0.0)
-        row.sink(
-            Finished(
-                row.stream, reason, row.stops.flush(), row.stops.stopped_by, stop_token_id,
-                row.prompt_tokens, row.generated, 0.0, 0.0, seconds,
-            )
-        )  # fmt: skip
+        self._end(row)
+        decode_s = (self._steps - (row.began_step or 0)) * (self._step_s or 0.0)
+        row.sink(row.finished(reason, stop_token_id, decode_s))
 
-    def _leave(self, row: _Row) -> None:
-        if row in self._running:
-            self._running.remove(row)
-        elif row in self._waiting:
+    def _end(self, row: ScriptedRow) -> None:
+        row.ended = True
+        if row.waiting:
             self._waiting.remove(row)
+        self._batch_is_old = True
 
-    def _forget_rows(self) -> None:
+    def _forget_streams(self) -> None:
+        for row in self._rows.values():
+            row.ended = True  # A step may be under way.
         self._rows.clear()
-        self._running.clear()
+        self._pieces.clear()
+        self._running = []
         self._waiting.clear()
         self._undelivered.clear()
+
+    def _refuse(self, stream: int, sink: EventSink, error: EngineError) -> None:
+        self._undelivered[stream] = (sink, Failed(stream, error.reason, error.message, error.field))
+        self._work.set()
+
+    def _take_up(self, stream: int, request: GenerationRequest, sink: EventSink, field: str) -> None:
+        """Queue a stream whose prompt is whole, or note how it ends at once."""
+        try:
+            row = self._row(stream, request, sink, field)
+            end = row.replay()
+        except EngineError as error:
+            self._refuse(stream, sink, error)
+            return
+        if end is not None:
+            self._undelivered[stream] = (sink, row.finished(end, None, 0.0))
+            self._work.set()
+            return
+        self._rows[stream] = row
+        row.waiting = True
+        self._waiting.append(row)
+        self._wake()
 
     def _check_ready(self) -> None:
         if self._state is not EngineState.READY:
             reason = Reason.DRAINING if self._state is EngineState.STOPPING else Reason.MODEL_LOADING
             raise EngineError(reason, f"the scripted engine is {self._state}", retry_after_s=1.0)
 
-    def _count(self, model_input: ModelInput) -> int:
-        match model_input:
-            case TextInput():
-                return len(model_input.text.split())
-            case ChatInput():
-                return sum(len(content.split()) for _, content in model_input.messages)
-        return len(model_input.ids)
-
-    def _row(self, stream: int, request: GenerationRequest, sink: EventSink) -> _Row:
-        """Raises EngineError for what only the model can tell, as a real engine does."""
+    def _check_ids(self, request: GenerationRequest) -> None:
         for name, ids in (
             ("sampling.top_k", [request.sampling.top_k]),
             ("sampling.logit_bias", request.sampling.logit_bias),
             ("stopping.stop_token_ids", request.stopping.stop_token_ids),
+            (RESUME_FIELD, request.resume_ids),
             ("tokens.ids", request.input.ids if isinstance(request.input, TokenInput) else ()),
         ):
             if max(ids, default=0) >= self._model.vocab_size:
-                raise EngineError(Reason.INVALID_REQUEST, f"{name}: beyond the vocabulary", field=name)
-        prompt_tokens = self._count(request.input)
+                raise _invalid(name, "beyond the vocabulary")
+
+    def _row(self, stream: int, request: GenerationRequest, sink: EventSink, field: str) -> ScriptedRow:
+        """Raises EngineError for what only the model can tell, as a real engine does."""
+        stopping = request.stopping
+        prompt_tokens = count_words(request.input)
         room = self._model.context_tokens - prompt_tokens
-        max_tokens = request.stopping.max_tokens or min(room, self._default_max_tokens)
+        max_tokens = stopping.max_tokens or min(room, self._default_max_tokens)
         if prompt_tokens < 1 or room < 1:
-            name = field_of(request.input)
-            raise EngineError(Reason.INVALID_REQUEST, f"{name}: does not fit the context", field=name)
+            raise _invalid(field, _TOO_LONG)
         for name, wanted, most in (
             ("stopping.max_tokens", max_tokens, room),
-            ("stopping.min_tokens", request.stopping.min_tokens, max_tokens),
+            ("stopping.min_tokens", stopping.min_tokens, max_tokens),
         ):
             if wanted > most:
-                raise EngineError(Reason.INVALID_REQUEST, f"{name}: allowed: at most {most}", field=name)
-        stops = StopStringMatcher(request.stopping.stop_strings)
-        script = iter(self._script(request))
-        return _Row(stream, request, sink, script, stops, prompt_tokens, max_tokens)
+                raise _invalid(name, f"allowed: at most {most}")
+        own_ending = frozenset[int]() if stopping.ignore_eos else {EOS_TOKEN_ID}
+        return ScriptedRow(
+            stream=stream,
+            request=request,
+            sink=sink,
+            script=itertools.chain(self._script(request), itertools.repeat((EOS_TOKEN_ID, ""))),
+            ending_ids=frozenset(stopping.stop_token_ids) | own_ending,
+            stops=StopStringMatcher(stopping.stop_strings),
+            prompt_tokens=prompt_tokens,
+            max_tokens=max_tokens,
+            vocab_size=self._model.vocab_size,
+        )
+
+
+def _invalid(field: str, message: str) -> EngineError:
+    return EngineError(Reason.INVALID_REQUEST, f"{field}: {message}", field=field)

@@ -30,6 +30,14 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     request: GenerationRequest
 
 
+class PromptPart(msgspec.Struct, frozen=True, tag="prompt_part"):
+    """The next piece of a prompt, after Submit with PartsInput."""
+
+    stream: int
+    text: str
+    last: bool
+
+
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     stream: int
 
@@ -53,7 +61,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End the process. So does the end of the connection."""
 
 
-Command = Configure | Submit | Cancel | Pause | Resume | Count | Stop
+Command = Configure | Submit | PromptPart | Cancel | Pause | Resume | Count | Stop
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=10):

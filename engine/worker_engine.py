@@ -19,7 +19,7 @@ from engine.contract import (
 )
 from engine.events import Failed, Finished, Prefill, Token
 from engine.options import SupervisorOptions, WorkerOptions
-from engine.requests import GenerationRequest, ModelInput
+from engine.requests import GenerationRequest, ModelInput, PartsInput
 from engine.wire import (
     Cancel,
     Count,
@@ -27,6 +27,7 @@ from engine.wire import (
     Heartbeat,
     Message,
     Pause,
+    PromptPart,
     Ready,
     Resume,
     StartFailed,
@@ -37,7 +38,7 @@ from flowcontrol.reasons import Reason
 
 _log = structlog.get_logger("penstock.engine")
 
-_NO_COUNTERS = EngineCounters(0, 0, 0, 0, 0, 0, 0, 0)
+_NO_COUNTERS = EngineCounters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 # Part of stuck_after_s between two looks at the worker.
 _LOOKS_PER_STUCK_TIME = 8
 
@@ -65,6 +66,8 @@ class WorkerEngine:
         self._streams = itertools.count(1)
         self._calls = itertools.count(1)
         self._sinks: dict[int, EventSink] = {}
+        # Streams whose last piece of prompt has not come: the worker keeps what came of it.
+        self._open_prompts: set[int] = set()
         self._counting: dict[int, asyncio.Future[int]] = {}
         self._worker: WorkerProcess | None = None
         self._state = EngineState.STARTING
@@ -85,6 +88,7 @@ class WorkerEngine:
         first = self._state is not EngineState.STOPPING
         self._state = EngineState.STOPPING
         self._sinks.clear()
+        self._open_prompts.clear()
         self._end_counting(EngineError(Reason.DRAINING, "the server is shutting down"))
         if self._started is not None and not self._started.done():
             self._started.set_exception(EngineStartError("stopped before the model was loaded"))
@@ -97,10 +101,19 @@ class WorkerEngine:
         worker = self._ready_worker()
         stream = next(self._streams)
         self._sinks[stream] = sink
+        if isinstance(request.input, PartsInput):
+            self._open_prompts.add(stream)
         worker.send(Submit(stream, request))
         return stream
 
+    def add_prompt_part(self, stream: int, text: str, *, last: bool) -> None:
+        if stream in self._open_prompts and self._worker is not None:
+            self._worker.send(PromptPart(stream, text, last))
+            if last:
+                self._open_prompts.discard(stream)
+
     def cancel(self, stream: int) -> None:
+        self._open_prompts.discard(stream)
         if self._sinks.pop(stream, None) is not None and self._worker is not None:
             self._worker.send(Cancel(stream))
 
@@ -244,15 +257,21 @@ class WorkerEngine:
                 if sink is not None:
                     sink(message)
             case Finished() | Failed():
-                sink = self._sinks.pop(message.stream, None)
-                if sink is not None:
-                    sink(message)
+                self._take_end(message)
             case Heartbeat():
                 self._counters = message.counters
             case Counted():
                 self._take_count(message)
             case Ready() | StartFailed():
                 _log.error("message out of place", message=type(message).__name__)
+
+    def _take_end(self, message: Finished | Failed) -> None:
+        sink = self._sinks.get(message.stream)
+        if message.stream in self._open_prompts:
+            self.cancel(message.stream)  # The worker forgets the pieces of its prompt.
+        self._sinks.pop(message.stream, None)
+        if sink is not None:
+            sink(message)
 
     def _take_count(self, message: Counted) -> None:
         counting = self._counting.get(message.call)
@@ -266,6 +285,7 @@ class WorkerEngine:
     def _lose_streams(self, error: str) -> None:
         """End every stream of a worker that is gone."""
         sinks, self._sinks = self._sinks, {}
+        self._open_prompts.clear()
         text = f"the model's worker process was lost: {error}"
         for stream, sink in sinks.items():
             sink(Failed(stream, Reason.WORKER_LOST, text, ""))

@@ -43,22 +43,32 @@ class CreditWindow:
 
     __slots__ = ("_acked", "_enforced", "_sent", "_window")
 
-    def __init__(self, window: int, *, enforced: bool) -> None:
-        """window: chunks, at least 1. enforced: False to count only."""
+    def __init__(self, window: int, *, enforced: bool, last_seq: int = 0) -> None:
+        """window: chunks, at least 1. enforced: False to count only.
+
+        last_seq: the last chunk of a stream that is continued; it and all before it count as acked.
+        """
         if window < 1:
             raise ValueError(f"window must be at least 1 chunk, got {window}")
+        if last_seq < 0:
+            raise ValueError(f"last_seq must not be negative, got {last_seq}")
         self._window = window
         self._enforced = enforced
-        self._sent = 0
-        self._acked = 0
+        self._sent = last_seq
+        self._acked = last_seq
 
     @property
     def open(self) -> bool:
         """Whether a chunk may be sent."""
         return not self._enforced or self._sent - self._acked < self._window
 
+    @property
+    def fill(self) -> float:
+        """The share of the window that is in use, 0 to 1; 0 while credits are not enforced."""
+        return (self._sent - self._acked) / self._window if self._enforced else 0.0
+
     def spend(self) -> int | None:
-        """Account for one chunk and return its seq, the first being 1; None when the window is closed."""
+        """Account for one chunk and return its seq, 1 more than the last; None when the window is closed."""
         if self._enforced and self._sent - self._acked >= self._window:
             return None
         self._sent += 1

@@ -1,8 +1,10 @@
 """What waits to be written to one stream, and when its source must stop and go on."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from flowcontrol.chunk_size import ChunkSizeRule
 from flowcontrol.credits import CreditWindow
 
 Item = TypeVar("Item")
@@ -11,23 +13,45 @@ Item = TypeVar("Item")
 class Outbox(Generic[Item]):
     """Items (one per token) between the engine and the writer of one stream.
 
-    A chunk holds what is ready when the writer is ready, up to max_items_per_chunk; no item waits
-    for a chunk to fill. The source must stop when `full` and may go on when `drained`. The two are
-    apart, so that a row does not leave and join the batch for every chunk.
+    A chunk holds what is ready when the writer is ready, as much of it as the rule allows; no item
+    waits for a chunk to fill. The source must stop when `full` and may go on when `drained`. The two
+    are apart, so that a row does not leave and join the batch for every chunk.
     """
 
-    __slots__ = ("_credits", "_items", "_max_backlog", "_max_items_per_chunk")
+    __slots__ = (
+        "_credits",
+        "_found_stalled",
+        "_items",
+        "_max_backlog",
+        "_max_bytes_per_chunk",
+        "_rule",
+        "_size_of",
+    )
 
-    def __init__(self, credits: CreditWindow, *, max_items_per_chunk: int, max_backlog: int) -> None:
-        """max_backlog: items that may wait while there is credit; at least max_items_per_chunk."""
-        if not 1 <= max_items_per_chunk <= max_backlog:
-            raise ValueError(
-                f"need 1 <= max_items_per_chunk <= max_backlog, got {max_items_per_chunk} and {max_backlog}"
-            )
+    def __init__(
+        self,
+        credits: CreditWindow,
+        *,
+        rule: ChunkSizeRule,
+        max_backlog: int,
+        max_bytes_per_chunk: int,
+        size_of: Callable[[Item], int],
+    ) -> None:
+        """rule: items of a chunk. max_backlog: items that may wait while there is credit; at least rule.most.
+
+        size_of: bytes of an item in a chunk. An item of more than max_bytes_per_chunk goes alone.
+        """
+        if rule.most > max_backlog:
+            raise ValueError(f"max_backlog must be at least rule.most, {rule.most}, got {max_backlog}")
+        if max_bytes_per_chunk < 1:
+            raise ValueError(f"max_bytes_per_chunk must be at least 1, got {max_bytes_per_chunk}")
         self._credits = credits
         self._items: deque[Item] = deque()
-        self._max_items_per_chunk = max_items_per_chunk
+        self._rule = rule
         self._max_backlog = max_backlog
+        self._max_bytes_per_chunk = max_bytes_per_chunk
+        self._size_of = size_of
+        self._found_stalled = False
 
     def __len__(self) -> int:
         return len(self._items)
@@ -37,15 +61,40 @@ class Outbox(Generic[Item]):
         self._items.append(item)
 
     def take(self) -> tuple[int, list[Item]] | None:
-        """The next chunk as (seq, items), paid with one credit; None if nothing waits or there is none."""
+        """The next chunk as (seq, items), paid with one credit; None if nothing waits or there is none.
+
+        The rule is applied to the window before this chunk, or to the backlog where that is fuller. A
+        reader that was found without credit gets rule.most at once: the ack that reopened the window
+        may have emptied it, but the reader is behind.
+        """
         items = self._items
         if not items:
             return None
+        alone = len(items) == 1
+        fill = 0.0 if alone else max(self._credits.fill, len(items) / self._max_backlog)
         seq = self._credits.spend()
         if seq is None:
+            self._found_stalled = True
             return None
-        count = min(len(items), self._max_items_per_chunk)
-        return seq, [items.popleft() for _ in range(count)]
+        found_stalled, self._found_stalled = self._found_stalled, False
+        if alone:
+            return seq, [items.popleft()]
+        return seq, self._pop(self._rule.most if found_stalled else self._rule.tokens(fill))
+
+    def _pop(self, most: int) -> list[Item]:
+        """The first items, `most` at most, as many as fit into max_bytes_per_chunk, at least one."""
+        items, size_of = self._items, self._size_of
+        most = min(most, len(items))
+        chunk = [items.popleft()]
+        if most == 1:
+            return chunk
+        left_bytes = self._max_bytes_per_chunk - size_of(chunk[0])
+        while len(chunk) < most:
+            left_bytes -= size_of(items[0])
+            if left_bytes < 0:
+                break
+            chunk.append(items.popleft())
+        return chunk
 
     def clear(self) -> None:
         """Drop what waits."""
@@ -60,9 +109,7 @@ class Outbox(Generic[Item]):
     def full(self) -> bool:
         """The source must stop: the backlog is at its bound, or one whole chunk waits for credit."""
         waiting = len(self._items)
-        return waiting >= self._max_backlog or (
-            waiting >= self._max_items_per_chunk and not self._credits.open
-        )
+        return waiting >= self._max_backlog or (waiting >= self._rule.most and not self._credits.open)
 
     @property
     def drained(self) -> bool:

@@ -32,5 +32,7 @@ class Reason(StrEnum):
     """Tokens waited for credit for too long."""
     STREAM_TIMEOUT = "STREAM_TIMEOUT"
     """The stream ran for longer than a stream may."""
+    IDLE_TIMEOUT = "IDLE_TIMEOUT"
+    """The caller sent nothing while the server waited for its next message."""
     INTERNAL = "INTERNAL"
     """A defect of the server."""

@@ -8,12 +8,16 @@ from flowcontrol.stream_state import Input, State, next_state
 
 @dataclass(frozen=True, slots=True)
 class RegistrySnapshot:
-    """Numbers of streams. active_by_state counts streams that have not ended, ended_by_state the others."""
+    """Numbers of streams. active_by_state counts streams that have not ended, ended_by_state the others.
+
+    slow_consumers: of all that were admitted, those found to be slow.
+    """
 
     max_active: int
     active_by_state: dict[State, int]
     ended_by_state: dict[State, int]
     refused: int
+    slow_consumers: int
 
     @property
     def active(self) -> int:
@@ -23,11 +27,12 @@ class RegistrySnapshot:
 class Place:
     """A stream's place among the active ones, with the stream's state. Made by StreamRegistry.admit."""
 
-    __slots__ = ("_registry", "_state")
+    __slots__ = ("_registry", "_slow", "_state")
 
     def __init__(self, registry: "StreamRegistry") -> None:
         self._registry = registry
         self._state = State.QUEUED
+        self._slow = False
 
     @property
     def state(self) -> State:
@@ -41,6 +46,12 @@ class Place:
             self._registry._moved(before, after)
         return after
 
+    def found_slow(self) -> None:
+        """Count the stream as a slow consumer; once, however often this is called."""
+        if not self._slow:
+            self._slow = True
+            self._registry._slow_consumers += 1
+
 
 class StreamRegistry:
     """Admits at most max_active streams at a time."""
@@ -52,6 +63,7 @@ class StreamRegistry:
         self._active: Counter[State] = Counter()
         self._ended: Counter[State] = Counter()
         self._refused = 0
+        self._slow_consumers = 0
 
     @property
     def active(self) -> int:
@@ -75,4 +87,5 @@ class StreamRegistry:
             active_by_state={state: self._active[state] for state in State if not state.ended},
             ended_by_state={state: self._ended[state] for state in State if state.ended},
             refused=self._refused,
+            slow_consumers=self._slow_consumers,
         )

@@ -14,7 +14,7 @@ from config import Loaded, LoggingSettings, Settings
 from engine.contract import Engine, EngineStartError
 from engine.options import SupervisorOptions, WorkerOptions
 from engine.worker_engine import WorkerEngine
-from service.options import ServerOptions, StreamOptions
+from service.options import PoolOptions, ServerOptions, StreamOptions
 from service.server import BindError, Server
 
 # How long a worker may take to end when it is told to; it has only a decode step to finish.
@@ -47,6 +47,24 @@ def stream_options(settings: Settings) -> StreamOptions:
         ack_timeout_s=backpressure.ack_timeout_ms / 1e3,
         max_tokens_per_chunk=backpressure.max_tokens_per_chunk,
         max_backlog_tokens=backpressure.max_backlog_tokens,
+        min_tokens_per_chunk=backpressure.min_tokens_per_chunk,
+        slow_consumer_threshold_s=backpressure.slow_consumer_threshold_ms / 1e3,
+        idle_timeout_s=settings.stream_registry.idle_timeout_ms / 1e3,
+        max_prompt_bytes=settings.stream_registry.max_prompt_bytes,
+        request_chunk_bytes=settings.server.request_chunk_bytes,
+        response_chunk_bytes=settings.server.response_chunk_bytes,
+    )
+
+
+def pool_options(settings: Settings) -> PoolOptions | None:
+    """None while pooling is off."""
+    pooling = settings.stream_registry.chunk_pooling
+    if not pooling.enabled:
+        return None
+    return PoolOptions(
+        size=pooling.pool_size,
+        max_uses=pooling.max_uses,
+        cleanup_interval_s=pooling.pool_cleanup_interval_ms / 1e3,
     )
 
 
@@ -61,6 +79,8 @@ def worker_options(settings: Settings) -> WorkerOptions:
         default_max_tokens=engine.default_max_tokens,
         cpu_blas=engine.cpu_blas,
         heartbeat_interval_s=engine.heartbeat_interval_ms / 1e3,
+        max_parked_kv_bytes=engine.max_parked_kv_bytes,
+        max_parked_s=engine.max_parked_ms / 1e3,
     )
 
 
@@ -121,7 +141,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _run(settings: Settings, engine: Engine) -> int:
     stopping = _stop_signals()
-    server = Server(engine, server_options(settings), stream_options(settings), version=version("penstock"))
+    server = Server(
+        engine,
+        server_options(settings),
+        stream_options(settings),
+        pool_options(settings),
+        version=version("penstock"),
+    )
     try:
         address = await server.listen()
         print(f"{LISTENING}{address}", flush=True)

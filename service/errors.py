@@ -44,6 +44,7 @@ ANSWERS: dict[Reason, _Answer] = {
     Reason.STEP_FAILED: _Answer(grpc.StatusCode.INTERNAL),
     Reason.ACK_TIMEOUT: _Answer(grpc.StatusCode.ABORTED, 1.0),
     Reason.STREAM_TIMEOUT: _Answer(grpc.StatusCode.DEADLINE_EXCEEDED),
+    Reason.IDLE_TIMEOUT: _Answer(grpc.StatusCode.DEADLINE_EXCEEDED),
     Reason.INTERNAL: _Answer(grpc.StatusCode.INTERNAL),
 }
 

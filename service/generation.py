@@ -9,40 +9,47 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from engine.contract import Engine, EngineError
+from engine.contract import Engine, EngineError, ModelInfo
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import generation_pb2_grpc
 from service.calls import answering_errors
-from service.errors import ServiceError, abort, not_implemented
+from service.errors import ServiceError, Violation, abort
+from service.message_pool import MessagePool
 from service.models import require_model
 from service.options import StreamOptions
 from service.start_message import StartMessage, read_count_request, read_start
 from service.stream import Stream
+from service.stream_snapshot import StreamSnapshot
 
 _log = structlog.get_logger("penstock.generation")
+
+# To grpc.aio's reader a lost caller looks like one that half-closes; its handler is cancelled just after.
+_LOST_CALLER_S = 0.1
 
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Serves streams from one engine, within one registry."""
+    """Serves streams from one engine, within one registry. pool: None to make each message anew."""
 
     def __init__(
         self,
         engine: Engine,
         registry: StreamRegistry,
         options: StreamOptions,
+        pool: MessagePool | None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._registry = registry
         self._options = options
+        self._pool = pool
         self._clock = clock
-        self._streams: set[Stream] = set()
+        self._streams: dict[Stream, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -51,6 +58,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def idle(self) -> None:
         """Wait until no stream is in flight."""
         await self._idle.wait()
+
+    def snapshots(self) -> list[StreamSnapshot]:
+        """The streams in flight, oldest first."""
+        return [stream.snapshot() for stream in self._streams]
 
     def cut(self) -> None:
         """End every stream with UNAVAILABLE: the grace time of a shutdown is over."""
@@ -61,44 +72,52 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Reads and writes through context: only so can both directions be under way at once."""
         request_id = ""
         try:
-            async with asyncio.timeout(self._options.default_timeout_s) as limit:
-                start = read_start(await _read_first(context))
-                request_id = start.request_id
-                await self._serve(start, context, limit)
+            start = read_start(await self._read_first(context))
+            request_id = start.request_id
+            await self._serve(start, context)
         except ServiceError as error:
             await abort(context, error, request_id)
-        except TimeoutError:
-            limit_s = self._options.default_timeout_s
-            late = ServiceError(Reason.STREAM_TIMEOUT, f"the stream ran for longer than {limit_s:g} s")
-            await abort(context, late, request_id)
         except Exception:
             if context.done():  # The connection was lost in the middle of a write.
                 return
             _log.exception("stream failed", request_id=request_id)
             await abort(context, ServiceError(Reason.INTERNAL, "a defect of the server"), request_id)
 
-    async def _serve(self, start: StartMessage, context: Context, limit: asyncio.Timeout) -> None:
+    async def _read_first(self, context: Context) -> pb.Start:
+        limit_s = self._options.idle_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                message = await _read(context)
+        except TimeoutError:
+            raise ServiceError(Reason.IDLE_TIMEOUT, f"no start came for {limit_s:g} s") from None
+        kind = message.WhichOneof("message") if message is not None else None
+        if message is None or kind is None:
+            raise ServiceError(Reason.PROTOCOL_VIOLATION, "the first message must be start, got none")
+        if kind != "start":
+            raise ServiceError(Reason.PROTOCOL_VIOLATION, f"the first message must be start, got {kind}")
+        return message.start
+
+    async def _serve(self, start: StartMessage, context: Context) -> None:
         if self.draining:
             raise ServiceError(Reason.DRAINING, "the server is shutting down")
         model = require_model(self._engine.snapshot().model, start.model, "start.model")
+        _check_fingerprint(start, model)
         place = self._registry.admit()
         if place is None:
             most = self._registry.snapshot().max_active
             raise ServiceError(Reason.TOO_MANY_STREAMS, f"all {most} streams that may be active are taken")
-        stream = Stream(self._engine, place, start, self._options, self._clock)
-        self._streams.add(stream)
+        lease = self._pool.lease() if self._pool is not None else None
+        stream = Stream(self._engine, place, start, self._options, self._clock, lease)
+        self._streams[stream] = None
         self._idle.clear()
         how = Input.CANCEL
-        reader: asyncio.Task[None] | None = None
         try:
-            stream.submit()
-            await context.write(stream.accepted(model.name))
-            reader = asyncio.create_task(_read_rest(stream, context), name="ack reader")
-            await self._write_all(stream, context)
-        except asyncio.CancelledError:
-            # From the caller (cancel, deadline, lost connection), or from our own limit.
-            how = Input.FAIL if limit.expired() else Input.CANCEL
-            raise
+            async with asyncio.timeout(None) as alarm:
+                stream.watch(lambda deadline_s: self._arm(alarm, deadline_s))
+                await _run(stream, model, context)
+        except TimeoutError:  # A timer of the stream; asyncio cancelled what was under way.
+            how = Input.FAIL
+            raise stream.timed_out() from None
         except grpc.aio.InternalError as error:
             # A write fails before grpc.aio cancels the handler of a caller who is lost.
             raise asyncio.CancelledError from error
@@ -107,27 +126,18 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             raise
         finally:
             stream.close(how)
-            self._streams.discard(stream)
+            del self._streams[stream]
             if not self._streams:
                 self._idle.set()
-            if reader is not None:
-                reader.cancel()
 
-    async def _write_all(self, stream: Stream, context: Context) -> None:
-        """Write what the stream has to say until it has ended."""
-        while not stream.ended:
-            message = stream.next_message()
-            if message is not None:
-                await context.write(message)
-                continue
-            timeout_s = stream.ack_timeout_s()
-            if timeout_s is None:
-                await stream.wake.wait()
-                continue
-            try:
-                await asyncio.wait_for(stream.wake.wait(), timeout_s)
-            except TimeoutError:
-                raise stream.ack_timed_out() from None
+    def _arm(self, alarm: asyncio.Timeout, deadline_s: float | None) -> None:
+        """Let the alarm go off at a time of the stream's clock."""
+        if alarm.expired():
+            return
+        if deadline_s is None:
+            alarm.reschedule(None)
+        else:
+            alarm.reschedule(asyncio.get_running_loop().time() + deadline_s - self._clock())
 
     @answering_errors
     async def CountTokens(
@@ -152,18 +162,32 @@ async def _read(context: Context) -> pb.GenerateRequest | None:
     return message if isinstance(message, pb.GenerateRequest) else None
 
 
-async def _read_first(context: Context) -> pb.Start:
-    message = await _read(context)
-    kind = message.WhichOneof("message") if message is not None else None
-    if message is None or kind is None:
-        raise ServiceError(Reason.PROTOCOL_VIOLATION, "the first message must be start, got none")
-    if kind != "start":
-        raise ServiceError(Reason.PROTOCOL_VIOLATION, f"the first message must be start, got {kind}")
-    return message.start
+async def _run(stream: Stream, model: ModelInfo, context: Context) -> None:
+    """Submit, and write what the stream has to say until it has ended."""
+    stream.submit()
+    await context.write(stream.accepted(model))
+    reader = asyncio.create_task(_read_rest(stream, context), name="ack reader")
+    try:
+        while not stream.ended:
+            message = stream.next_message()
+            if message is None:
+                await stream.wake.wait()
+            else:
+                await context.write(message)
+    finally:
+        reader.cancel()
+
+
+def _check_fingerprint(start: StartMessage, model: ModelInfo) -> None:
+    if start.model_fingerprint in ("", model.fingerprint):
+        return
+    text = f"the stream was begun by another model or tokenizer; {model.name} is {model.fingerprint}"
+    field = "start.resume.model_fingerprint"
+    raise ServiceError(Reason.INVALID_REQUEST, f"{field}: {text}", violations=[Violation(field, text)])
 
 
 async def _read_rest(stream: Stream, context: Context) -> None:
-    """Take acks and cancel until the caller half-closes."""
+    """Take pieces of the prompt, acks and cancel until the caller half-closes."""
     try:
         while (message := await _read(context)) is not None:
             match message.WhichOneof("message"):
@@ -175,9 +199,13 @@ async def _read_rest(stream: Stream, context: Context) -> None:
                 case "start":
                     raise ServiceError(Reason.PROTOCOL_VIOLATION, "start came twice; it may come once")
                 case "prompt_part":
-                    raise not_implemented("prompt_part")
+                    part = message.prompt_part
+                    stream.take_prompt_part(part.text, last=part.last)
                 case None:
-                    raise ServiceError(Reason.PROTOCOL_VIOLATION, "a message must hold one of ack, cancel")
+                    text = "a message must hold one of prompt_part, ack, cancel"
+                    raise ServiceError(Reason.PROTOCOL_VIOLATION, text)
+        if stream.parts_missing:
+            await asyncio.sleep(_LOST_CALLER_S)
         stream.take_half_close()
     except ServiceError as error:
         stream.take_error(error)

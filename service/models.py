@@ -47,6 +47,7 @@ def models(snapshot: EngineSnapshot) -> list[pb.Model]:
             context_tokens=info.context_tokens,
             has_chat_template=info.has_chat_template,
             is_default=True,
+            fingerprint=info.fingerprint,
         )
     ]
 

@@ -13,6 +13,21 @@ class StreamOptions:
     ack_timeout_s: float
     max_tokens_per_chunk: int
     max_backlog_tokens: int
+    min_tokens_per_chunk: int
+    slow_consumer_threshold_s: float
+    idle_timeout_s: float
+    max_prompt_bytes: int
+    request_chunk_bytes: int
+    response_chunk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """The pool of response messages; meanings as in config/runtime.yaml, stream_registry.chunk_pooling."""
+
+    size: int
+    max_uses: int
+    cleanup_interval_s: float
 
 
 @dataclass(frozen=True, slots=True)

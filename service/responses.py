@@ -6,7 +6,7 @@ from engine.events import Finished, FinishReason, Prefill, Token, TokenLogprobs
 from penstock.v1 import generation_pb2 as pb
 
 Piece = Token | str
-"""One token of the output, or text that is left at its end and belongs to no token."""
+"""One token of the output, or text that is left at its end, belongs to no token and goes alone."""
 
 _REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -14,30 +14,73 @@ _REASONS = {
 }
 
 
+# What a token id and the framing of one log-probability take at most, in bytes.
+_TOKEN_ID_BYTES = 5
+_LOGPROB_BYTES = 7
+_TOP_LOGPROB_BYTES = 13
+
+
+def size_of(piece: Piece) -> int:
+    """Bytes that a piece takes in a chunk, or a few more."""
+    if isinstance(piece, str):
+        return len(piece.encode())
+    size = len(piece.text.encode()) + _TOKEN_ID_BYTES
+    if piece.logprobs is not None:
+        size += _LOGPROB_BYTES + _TOP_LOGPROB_BYTES * len(piece.logprobs.top)
+    return size
+
+
 def chunk(seq: int, token_offset: int, pieces: Sequence[Piece]) -> pb.GenerateResponse:
-    """One or more pieces as one message."""
+    """One or more pieces as a new message."""
     response = pb.GenerateResponse()
     message = response.chunk
     message.seq = seq
     message.token_offset = token_offset
+    first = pieces[0]
+    if len(pieces) == 1 and not isinstance(first, str):  # By far the commonest.
+        message.token_ids.append(first.token_id)
+        message.text = first.text
+        if first.logprobs is not None:
+            _add_logprobs(message, first.logprobs)
+    else:
+        _add_pieces(message, pieces)
+    return response
+
+
+class ChunkMessage:
+    """A response with a chunk that may be filled again once it was written. Holds no log-probabilities.
+
+    It is overwritten field by field and not cleared: Clear() makes the message's arena grow by more.
+    """
+
+    __slots__ = ("_token_ids", "chunk", "response")
+
+    def __init__(self) -> None:
+        self.response = pb.GenerateResponse()
+        self.chunk = self.response.chunk
+        self._token_ids = self.chunk.token_ids
+
+    def fill(self, seq: int, token_offset: int, pieces: Sequence[Piece]) -> None:
+        """Put one or more pieces in, in the place of those before."""
+        message, ids, first = self.chunk, self._token_ids, pieces[0]
+        message.seq = seq
+        message.token_offset = token_offset
+        if len(pieces) == 1 and len(ids) == 1 and not isinstance(first, str):
+            ids[0] = first.token_id
+            message.text = first.text
+        else:
+            del ids[:]
+            _add_pieces(message, pieces)
+
+
+def _add_pieces(message: pb.Chunk, pieces: Sequence[Piece]) -> None:
+    """Add tokens, or text alone, to a chunk without tokens."""
     tokens = [piece for piece in pieces if not isinstance(piece, str)]
     message.token_ids.extend([token.token_id for token in tokens])
     message.text = "".join([piece if isinstance(piece, str) else piece.text for piece in pieces])
     for token in tokens:
         if token.logprobs is not None:
             _add_logprobs(message, token.logprobs)
-    return response
-
-
-def single(seq: int, token_offset: int, token: Token) -> pb.GenerateResponse:
-    """chunk() for one token without log-probabilities, by far the commonest, in two thirds of the time."""
-    response = pb.GenerateResponse()
-    message = response.chunk
-    message.seq = seq
-    message.token_offset = token_offset
-    message.token_ids.append(token.token_id)
-    message.text = token.text
-    return response
 
 
 def _add_logprobs(message: pb.Chunk, logprobs: TokenLogprobs) -> None:
@@ -53,6 +96,14 @@ def progress(event: Prefill) -> pb.GenerateResponse:
     message.prompt_tokens_done = event.done
     message.prompt_tokens_total = event.total
     return response
+
+
+def slow_consumer(*, mean_ack_ms: float, threshold_ms: float, unacked_chunks: int) -> pb.GenerateResponse:
+    text = (
+        f"acks come after {mean_ack_ms:.0f} ms on average, the limit is {threshold_ms:.0f} ms; "
+        f"{unacked_chunks} chunks are not acked"
+    )
+    return pb.GenerateResponse(notice=pb.Notice(code="SLOW_CONSUMER", text=text))
 
 
 def finished(event: Finished, *, first_token_s: float, stalled_s: float) -> pb.GenerateResponse:

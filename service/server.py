@@ -21,8 +21,9 @@ from penstock.v1 import (
 )
 from service.generation import GenerationServicer
 from service.health import OVERALL, HealthFollower, HealthServicer
+from service.message_pool import MessagePool
 from service.models import ModelServicer
-from service.options import ServerOptions, StreamOptions
+from service.options import PoolOptions, ServerOptions, StreamOptions
 from service.status import StatusServicer
 
 _log = structlog.get_logger("penstock.server")
@@ -41,13 +42,17 @@ class BindError(OSError):
 
 
 class Server:
-    """Serves an engine over gRPC. Owns the engine from `start` to the end of `stop`."""
+    """Serves an engine over gRPC. Owns the engine from `start` to the end of `stop`.
+
+    pool_options: None to make every message anew.
+    """
 
     def __init__(
         self,
         engine: Engine,
         server_options: ServerOptions,
         stream_options: StreamOptions,
+        pool_options: PoolOptions | None,
         *,
         version: str,
         clock: Callable[[], float] = time.monotonic,
@@ -55,14 +60,17 @@ class Server:
         self._engine = engine
         self._options = server_options
         self._registry = StreamRegistry(server_options.max_active_streams)
-        self._generation = GenerationServicer(engine, self._registry, stream_options, clock=clock)
-        self._status = StatusServicer(engine, self._registry, version=version, clock=clock)
+        self._pool = MessagePool(pool_options) if pool_options is not None else None
+        self._generation = GenerationServicer(engine, self._registry, stream_options, self._pool, clock=clock)
+        self._status = StatusServicer(
+            engine, self._registry, self._generation.snapshots, self._pool, version=version, clock=clock
+        )
         self._health = HealthServicer((OVERALL, GENERATION, MODELS, STATUS))
         self._follower = HealthFollower(
             self._health, engine, services=(OVERALL, GENERATION), interval_s=server_options.health_interval_s
         )
         self._grpc: grpc.aio.Server | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def listen(self) -> str:
         """Open the port and answer: health says NOT_SERVING until the engine is ready.
@@ -77,7 +85,9 @@ class Server:
         except RuntimeError as error:
             raise BindError(f"cannot listen on {asked}: is the port in use?") from error
         await self._grpc.start()
-        self._following = asyncio.create_task(self._follower.follow(), name="health")
+        self._tasks.append(asyncio.create_task(self._follower.follow(), name="health"))
+        if self._pool is not None:
+            self._tasks.append(asyncio.create_task(self._pool.keep_trimmed(), name="pool trimming"))
         for service in (MODELS, STATUS):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
@@ -104,9 +114,9 @@ class Server:
         if self._grpc is not None:
             self._generation.cut()
             await self._grpc.stop(_CUT_GRACE_S)
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._engine.stop()
 
     def _build(self) -> grpc.aio.Server:

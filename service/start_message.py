@@ -8,6 +8,7 @@ from engine.requests import (
     ChatInput,
     GenerationRequest,
     ModelInput,
+    PartsInput,
     Sampling,
     Stopping,
     TextInput,
@@ -34,7 +35,11 @@ _SEED_BITS = 53
 
 @dataclass(frozen=True, slots=True)
 class StartMessage:
-    """A checked `start`. max_unacked_chunks, max_tokens_per_chunk: as asked for, 0 for the server's."""
+    """A checked `start`.
+
+    max_unacked_chunks, max_tokens_per_chunk: as asked for, 0 for the server's. last_seq,
+    model_fingerprint: of a stream that is continued, else 0 and empty.
+    """
 
     request_id: str
     model: str
@@ -42,6 +47,8 @@ class StartMessage:
     max_unacked_chunks: int
     max_tokens_per_chunk: int
     chunk_timing: bool
+    last_seq: int
+    model_fingerprint: str
 
 
 class _Checks:
@@ -80,24 +87,38 @@ def read_start(start: generation_pb2.Start) -> StartMessage:
     stopping = _read_stopping(start.stopping, checks)
     logprobs = start.output.logprobs if start.output.HasField("logprobs") else None
     checks.number("start.output.logprobs", logprobs or 0, 0, MAX_LOGPROBS)
+    if start.HasField("resume"):
+        _check_resume(start, checks)
     checks.raise_if_any()
     return StartMessage(
         request_id=start.request_id or secrets.token_hex(8),
         model=start.model,
-        request=GenerationRequest(model_input, sampling, stopping, logprobs),
+        request=GenerationRequest(
+            model_input, sampling, stopping, logprobs, resume_ids=tuple(start.resume.token_ids)
+        ),
         max_unacked_chunks=start.flow.max_unacked_chunks,
         max_tokens_per_chunk=start.flow.max_tokens_per_chunk,
         chunk_timing=start.output.chunk_timing,
+        last_seq=start.resume.last_seq,
+        model_fingerprint=start.resume.model_fingerprint,
     )
 
 
 def _refuse_later_features(start: generation_pb2.Start) -> None:
-    if start.HasField("prompt_parts"):
-        raise not_implemented("start.prompt_parts")
     if start.priority != generation_pb2.PRIORITY_UNSPECIFIED:
         raise not_implemented("start.priority")
-    if start.HasField("resume"):
-        raise not_implemented("start.resume")
+
+
+def _check_resume(start: generation_pb2.Start, checks: _Checks) -> None:
+    """What contradicts itself; whether the tokens fit the request is the engine's to say."""
+    resume, sampling = start.resume, start.sampling
+    # Each chunk holds a token, but for one at the end.
+    most = len(resume.token_ids) + 1
+    allowed = f"at most {most} with {most - 1} token ids"
+    checks.require("start.resume.last_seq", resume.last_seq <= most, resume.last_seq, allowed)
+    sampled = not sampling.HasField("temperature") or sampling.temperature != 0
+    seeded = sampling.HasField("seed") or not sampled or not resume.token_ids
+    checks.require("start.sampling.seed", seeded, "none", "the seed of the stream that is continued")
 
 
 def _read_input(start: generation_pb2.Start, checks: _Checks) -> ModelInput:
@@ -110,7 +131,9 @@ def _read_input(start: generation_pb2.Start, checks: _Checks) -> ModelInput:
             ids = start.tokens.ids
             checks.require("start.tokens.ids", len(ids) > 0, "none", "at least 1")
             return TokenInput(tuple(ids))
-    checks.require("start.input", False, "none", "one of prompt, chat, tokens")
+        case "prompt_parts":
+            return PartsInput()
+    checks.require("start.input", False, "none", "one of prompt, chat, tokens, prompt_parts")
     return TextInput("")
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
 
 from engine.contract import Engine, EngineSnapshot, EngineState
+from flowcontrol.pool import PoolSnapshot
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import RegistrySnapshot, StreamRegistry
 from flowcontrol.stream_state import State
@@ -15,7 +16,9 @@ from penstock.v1 import status_pb2 as pb
 from penstock.v1 import status_pb2_grpc
 from service.calls import answering_errors, write
 from service.errors import ServiceError, Violation, abort
+from service.message_pool import MessagePool
 from service.models import models
+from service.stream_snapshot import StreamSnapshot
 
 DEFAULT_INTERVAL_MS = 1000
 MIN_INTERVAL_MS = 100
@@ -27,6 +30,12 @@ _WORKER_STATES = {
     EngineState.SUSPECT: pb.WORKER_STATE_SUSPECT,
     EngineState.DEAD: pb.WORKER_STATE_DEAD,
     EngineState.STOPPING: pb.WORKER_STATE_STOPPING,
+}
+_STREAM_STATES = {
+    State.QUEUED: pb.STREAM_STATE_QUEUED,
+    State.PREFILL: pb.STREAM_STATE_PREFILL,
+    State.STREAMING: pb.STREAM_STATE_STREAMING,
+    State.STALLED: pb.STREAM_STATE_STALLED,
 }
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,6 +53,38 @@ def stream_counts(snapshot: RegistrySnapshot) -> pb.StreamCounts:
             finished=ended[State.FINISHED], cancelled=ended[State.CANCELLED], failed=ended[State.FAILED]
         ),
         refused=snapshot.refused,
+        slow_consumers=snapshot.slow_consumers,
+    )
+
+
+def stream_status(snapshot: StreamSnapshot) -> pb.StreamStatus:
+    credits = snapshot.credits
+    return pb.StreamStatus(
+        request_id=snapshot.request_id,
+        state=_STREAM_STATES[snapshot.state],
+        window=credits.window,
+        sent=credits.sent,
+        acked=credits.acked,
+        credit=credits.credit,
+        credits_enforced=credits.enforced,
+        stalled_ms=snapshot.stalled_s * 1e3,
+        waiting_tokens=snapshot.waiting_tokens,
+        parked=snapshot.parked,
+        mean_ack_ms=(snapshot.mean_ack_s or 0.0) * 1e3,
+        slow=snapshot.slow,
+        age_ms=snapshot.age_s * 1e3,
+    )
+
+
+def message_pool(snapshot: PoolSnapshot) -> pb.MessagePool:
+    return pb.MessagePool(
+        size=snapshot.size,
+        in_use=snapshot.in_use,
+        idle=snapshot.idle,
+        hits=snapshot.hits,
+        misses=snapshot.misses,
+        retired=snapshot.retired,
+        trimmed=snapshot.trimmed,
     )
 
 
@@ -62,6 +103,8 @@ def worker(snapshot: EngineSnapshot) -> pb.Worker:
         max_cancel_delay_steps=counters.max_cancel_delay_steps,
         cpu_blas=snapshot.cpu_blas,
         rss_bytes=counters.rss_bytes,
+        parked_kv_bytes=counters.parked_kv_bytes,
+        evictions=counters.evictions,
     )
 
 
@@ -72,19 +115,24 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self,
         engine: Engine,
         registry: StreamRegistry,
+        streams: Callable[[], Iterable[StreamSnapshot]],
+        pool: MessagePool | None,
         *,
         version: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._registry = registry
+        self._streams = streams
+        self._pool = pool
         self._version = version
         self._clock = clock
         self._started_s = clock()
         self.draining = False
 
-    def status(self) -> pb.Status:
+    def status(self, *, include_streams: bool) -> pb.Status:
         engine = self._engine.snapshot()
+        streams = self._streams() if include_streams else ()
         return pb.Status(
             version=self._version,
             uptime_s=self._clock() - self._started_s,
@@ -92,11 +140,13 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             streams=stream_counts(self._registry.snapshot()),
             worker=worker(engine),
             models=models(engine),
+            active_streams=[stream_status(stream) for stream in streams if not stream.state.ended],
+            message_pool=message_pool(self._pool.snapshot()) if self._pool is not None else None,
         )
 
     @answering_errors
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
-        return pb.GetStatusResponse(status=self.status())
+        return pb.GetStatusResponse(status=self.status(include_streams=request.include_streams))
 
     async def WatchStatus(self, request: pb.WatchStatusRequest, context: Context) -> None:  # type: ignore[override]
         interval_ms = request.interval_ms or DEFAULT_INTERVAL_MS
@@ -106,7 +156,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             message = f"interval_ms: {text}"
             await abort(context, ServiceError(Reason.INVALID_REQUEST, message, violations=[violation]))
         while True:
-            status = self.status()
+            status = self.status(include_streams=request.include_streams)
             await write(context, pb.WatchStatusResponse(status=status))
             if status.draining:
                 return

@@ -4,19 +4,32 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from engine.contract import Engine, EngineError
+import structlog
+
+from engine.contract import Engine, EngineError, ModelInfo
 from engine.events import Event, Failed, Finished, Prefill, Token
+from engine.requests import PartsInput
+from flowcontrol.ack_times import AckTimes
+from flowcontrol.chunk_size import ChunkSizeRule
 from flowcontrol.credits import AckBeyondSentError, CreditSnapshot, CreditWindow
 from flowcontrol.outbox import Outbox
+from flowcontrol.pool import Lease
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import Place
 from flowcontrol.stream_state import Input
+from flowcontrol.timers import Timer, Timers
 from penstock.v1 import generation_pb2 as pb
 from service import responses
-from service.errors import ServiceError
+from service.errors import ServiceError, Violation
 from service.options import StreamOptions
-from service.responses import Piece
+from service.responses import ChunkMessage, Piece
 from service.start_message import StartMessage
+from service.stream_snapshot import StreamSnapshot
+
+_log = structlog.get_logger("penstock.stream")
+
+Rearm = Callable[[float | None], None]
+"""Told the time of the next deadline, on the stream's clock, whenever it changes."""
 
 
 def _bounded(wanted: int, most: int) -> int:
@@ -25,10 +38,11 @@ def _bounded(wanted: int, most: int) -> int:
 
 
 class Stream:
-    """A stream from admission to its end. Owns its place and its row in the engine.
+    """A stream from admission to its end. Owns its place, its row in the engine and its pooled message.
 
-    The take_* methods note what happened and set `wake`; next_message says what to write. `close`
-    gives everything back and must be called once, whatever happened.
+    The take_* methods note what happened and set `wake`; next_message says what to write. The place is
+    free in the call in which the end is known. `close` gives everything back and must be called once,
+    whatever happened.
     """
 
     def __init__(
@@ -38,33 +52,53 @@ class Stream:
         start: StartMessage,
         options: StreamOptions,
         clock: Callable[[], float],
+        lease: Lease[ChunkMessage] | None = None,
     ) -> None:
         self.wake = asyncio.Event()
         self.ended = False
         """Whether next_message has given the last message."""
+        self.parts_missing = isinstance(start.request.input, PartsInput)
+        """Whether pieces of the prompt are still to come."""
         self._engine = engine
         self._place = place
         self._start = start
         self._options = options
         self._clock = clock
+        self._lease = lease
         self._max_tokens_per_chunk = _bounded(start.max_tokens_per_chunk, options.max_tokens_per_chunk)
         self._credits = CreditWindow(
-            _bounded(start.max_unacked_chunks, options.max_unacked_chunks), enforced=options.enforce_credits
+            _bounded(start.max_unacked_chunks, options.max_unacked_chunks),
+            enforced=options.enforce_credits,
+            last_seq=start.last_seq,
         )
+        self._ack_times = AckTimes(options.slow_consumer_threshold_s)
+        if not options.enforce_credits:
+            self._ack_times.clear()
         self._outbox: Outbox[Piece] = Outbox(
             self._credits,
-            max_items_per_chunk=self._max_tokens_per_chunk,
+            rule=ChunkSizeRule(
+                least=min(options.min_tokens_per_chunk, self._max_tokens_per_chunk),
+                most=self._max_tokens_per_chunk,
+            ),
             max_backlog=options.max_backlog_tokens,
+            max_bytes_per_chunk=options.response_chunk_bytes,
+            size_of=responses.size_of,
         )
+        self._timers = Timers()
+        self._rearm: Rearm | None = None
         self._row: int | None = None
         self._row_paused = False
+        self._parts_bytes = 0
         self._progress: Prefill | None = None
+        self._notice: pb.GenerateResponse | None = None
         self._prompt_tokens = 0
-        self._sent_tokens = 0
+        self._sent_tokens = len(start.request.resume_ids)
         self._end: Finished | None = None
+        # Text without a token. It gets a chunk of its own, since it comes again after a resume.
+        self._tail = ""
         self._error: ServiceError | None = None
         self._cancelled = False
-        self._submitted_s = 0.0
+        self._submitted_s = clock()
         self._accepted_s = 0.0
         self._first_token_s: float | None = None
         self._arrived_s: deque[float] = deque()
@@ -75,24 +109,33 @@ class Stream:
     def request_id(self) -> str:
         return self._start.request_id
 
+    def watch(self, rearm: Rearm) -> None:
+        """Have `rearm` told of the next deadline from now on; when it passes, call timed_out."""
+        self._rearm = rearm
+        self._timers.set(Timer.DEADLINE, self._submitted_s + self._options.default_timeout_s)
+        if self.parts_missing:
+            self._timers.set(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
+        rearm(self._timers.next_deadline())
+
     def submit(self) -> None:
         """Hand the request to the engine. Raises ServiceError."""
-        self._submitted_s = self._clock()
         try:
             self._row = self._engine.submit(self._start.request, self.take_event)
         except EngineError as error:
             raise ServiceError.from_engine(error, "start.") from error
 
-    def accepted(self, model: str) -> pb.GenerateResponse:
+    def accepted(self, model: ModelInfo) -> pb.GenerateResponse:
         self._accepted_s = self._clock()
         enforced = self._options.enforce_credits
         return pb.GenerateResponse(
             accepted=pb.Accepted(
                 request_id=self.request_id,
-                model=model,
+                model=model.name,
                 max_unacked_chunks=self._credits.snapshot().window if enforced else 0,
                 max_tokens_per_chunk=self._max_tokens_per_chunk,
                 seed=self._start.request.sampling.seed,
+                model_fingerprint=model.fingerprint,
+                prompt_part_bytes=self._options.request_chunk_bytes,
             )
         )
 
@@ -116,13 +159,32 @@ class Stream:
             case Finished():
                 self._row = None
                 self._end = event
-                if event.text:
-                    self._outbox.push(event.text)
+                self._tail = event.text
             case Failed():
                 self._row = None
                 engine_error = EngineError(event.reason, event.message, field=event.field)
-                self._error = ServiceError.from_engine(engine_error, "start.")
+                self.take_error(ServiceError.from_engine(engine_error, "start."))
         self.wake.set()
+
+    def take_prompt_part(self, text: str, *, last: bool) -> None:
+        """Raises ServiceError for a piece that may not come, or is too long."""
+        if not self.parts_missing:
+            again = isinstance(self._start.request.input, PartsInput)
+            problem = "came after the last one" if again else "came, but start has no prompt_parts"
+            raise ServiceError(Reason.PROTOCOL_VIOLATION, f"prompt_part: {problem}")
+        self._parts_bytes += len(text.encode())
+        most = self._options.max_prompt_bytes
+        if self._parts_bytes > most:
+            violation = Violation("prompt_part.text", f"got over {most} bytes in all pieces; allowed: {most}")
+            text = f"{violation.field}: {violation.description}"
+            raise ServiceError(Reason.INVALID_REQUEST, text, violations=[violation])
+        self.parts_missing = not last
+        if last:
+            self._clear_timer(Timer.IDLE)
+        else:
+            self._set_timer(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
+        if self._row is not None:
+            self._engine.add_prompt_part(self._row, text, last=last)
 
     def take_ack(self, seq: int) -> None:
         """Raises ServiceError when seq was not sent."""
@@ -130,34 +192,44 @@ class Stream:
             self._credits.ack(seq)
         except AckBeyondSentError as error:
             raise ServiceError(Reason.ACK_BEYOND_SENT, str(error)) from error
+        if self._ack_times.acked(seq, self._clock()):
+            self._tell_slow()
         self.wake.set()
 
     def take_half_close(self) -> None:
-        """No more acks will come."""
+        """No more acks will come. Raises ServiceError when pieces of the prompt are missing."""
+        if self.parts_missing:
+            text = "prompt_part: the caller closed its side before the last piece"
+            raise ServiceError(Reason.PROTOCOL_VIOLATION, text)
         self._credits.half_close()
+        self._ack_times.clear()
         self.wake.set()
 
     def take_cancel(self) -> None:
-        """The caller wants no more: the row is given back now, even while a write is under way."""
+        """The caller wants no more: all is given back now, even while a write is under way."""
         self._cancelled = True
-        self._leave_engine()
-        self.wake.set()
+        self._leave(Input.CANCEL)
 
     def take_error(self, error: ServiceError) -> None:
         """The stream must end with this error."""
         self._error = self._error or error
-        self._leave_engine()
-        self.wake.set()
+        self._leave(Input.FAIL)
 
     def next_message(self) -> pb.GenerateResponse | None:
         """What to write now, or None when there is nothing to write. Raises ServiceError to end the stream.
 
-        Errors and cancel come before everything that waits.
+        Errors and cancel come before everything that waits. A chunk may be overwritten by the next call.
         """
         if self._error is not None:
             raise self._error
         if self._cancelled:
             return self._cancelled_message()
+        if self._notice is not None:
+            notice, self._notice = self._notice, None
+            return notice
+        if self._tail and not self._outbox:
+            self._outbox.push(self._tail)
+            self._tail = ""
         taken = self._outbox.take()
         if taken is not None:
             return self._chunk(*taken)
@@ -174,42 +246,61 @@ class Stream:
         self.wake.clear()
         return None
 
-    def ack_timeout_s(self) -> float | None:
-        """Seconds that the caller has left to return credit; None while the stream is not stalled."""
-        if self._stalled_since_s is None:
-            return None
-        return max(0.0, self._stalled_since_s + self._options.ack_timeout_s - self._clock())
-
-    def ack_timed_out(self) -> ServiceError:
-        credit = self.credits()
-        return ServiceError(
-            Reason.ACK_TIMEOUT,
-            f"no ack for {self._options.ack_timeout_s:g} s with {credit.unacked} chunks not acked "
-            f"(window {credit.window})",
-        )
+    def timed_out(self) -> ServiceError:
+        """The error with which the stream ends, when the deadline last told to `rearm` has passed."""
+        now_s = max(self._clock(), self._timers.next_deadline() or 0.0)
+        match self._timers.due(now_s):
+            case Timer.ACK_TIMEOUT:
+                credit = self.credits()
+                return ServiceError(
+                    Reason.ACK_TIMEOUT,
+                    f"no ack for {self._options.ack_timeout_s:g} s with {credit.unacked} chunks not acked "
+                    f"(window {credit.window})",
+                )
+            case Timer.IDLE:
+                waited = f"no prompt_part came for {self._options.idle_timeout_s:g} s"
+                return ServiceError(Reason.IDLE_TIMEOUT, waited)
+        limit_s = self._options.default_timeout_s
+        return ServiceError(Reason.STREAM_TIMEOUT, f"the stream ran for longer than {limit_s:g} s")
 
     def close(self, how: Input) -> None:
-        """Give back the row and the place. how: CANCEL or FAIL, for a stream that has not ended."""
-        self._leave_engine()
-        self._outbox.clear()
-        self._place.apply(how)
+        """Give everything back. how: CANCEL or FAIL, for a stream that has not ended."""
+        self._rearm = None
+        self._leave(how)
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     def credits(self) -> CreditSnapshot:
         return self._credits.snapshot()
+
+    def snapshot(self) -> StreamSnapshot:
+        return StreamSnapshot(
+            request_id=self.request_id,
+            state=self._place.state,
+            credits=self.credits(),
+            stalled_s=self._current_stall_s(),
+            waiting_tokens=len(self._outbox),
+            parked=self._row_paused,
+            mean_ack_s=self._ack_times.mean_s,
+            slow=self._ack_times.slow,
+            age_s=self._clock() - self._submitted_s,
+        )
 
     def _chunk(self, seq: int, pieces: list[Piece]) -> pb.GenerateResponse:
         if self._stalled_since_s is not None:
             self._stalled_s += self._current_stall_s()
             self._stalled_since_s = None
+            self._clear_timer(Timer.ACK_TIMEOUT)
             self._place.apply(Input.CREDIT_RETURNED)
-        first = pieces[0]
-        if len(pieces) == 1 and isinstance(first, Token) and first.logprobs is None:
-            response = responses.single(seq, self._sent_tokens, first)
-            tokens = 1
+        self._ack_times.sent(seq, self._clock())
+        if self._lease is not None and self._start.request.logprobs is None:
+            message = self._lease.use()
+            message.fill(seq, self._sent_tokens, pieces)
+            response = message.response
         else:
             response = responses.chunk(seq, self._sent_tokens, pieces)
-            # Only the last piece of a stream can be text without a token.
-            tokens = len(pieces) - isinstance(pieces[-1], str)
+        tokens = 0 if isinstance(pieces[0], str) else len(pieces)
         self._sent_tokens += tokens
         if self._row_paused and self._outbox.drained and self._row is not None:
             self._row_paused = False
@@ -227,7 +318,6 @@ class Stream:
         timing.written_ms = (written_s - self._accepted_s) * 1e3
 
     def _cancelled_message(self) -> pb.GenerateResponse:
-        self._place.apply(Input.CANCEL)
         self.ended = True
         return responses.cancelled(
             prompt_tokens=self._prompt_tokens,
@@ -236,23 +326,55 @@ class Stream:
             stalled_s=self._stalled_s + self._current_stall_s(),
         )
 
+    def _tell_slow(self) -> None:
+        """Count, log and tell a slow consumer, once per stream."""
+        self._place.found_slow()
+        mean_ms = (self._ack_times.mean_s or 0.0) * 1e3
+        threshold_ms = self._options.slow_consumer_threshold_s * 1e3
+        unacked = self.credits().unacked
+        _log.warning(
+            "slow consumer", request_id=self.request_id, unacked_chunks=unacked, mean_ack_ms=round(mean_ms)
+        )
+        self._notice = responses.slow_consumer(
+            mean_ack_ms=mean_ms, threshold_ms=threshold_ms, unacked_chunks=unacked
+        )
+
     def _note_stall(self) -> None:
         if self._outbox.stalled and self._stalled_since_s is None:
             self._stalled_since_s = self._clock()
+            self._set_timer(Timer.ACK_TIMEOUT, self._stalled_since_s + self._options.ack_timeout_s)
             self._place.apply(Input.CREDIT_SPENT)
 
     def _current_stall_s(self) -> float:
         return 0.0 if self._stalled_since_s is None else self._clock() - self._stalled_since_s
 
+    def _set_timer(self, timer: Timer, at_s: float) -> None:
+        self._timers.set(timer, at_s)
+        if self._rearm is not None:
+            self._rearm(self._timers.next_deadline())
+
+    def _clear_timer(self, timer: Timer) -> None:
+        self._timers.clear(timer)
+        if self._rearm is not None:
+            self._rearm(self._timers.next_deadline())
+
     def _pause_row(self) -> None:
         if self._row is not None:
             self._row_paused = True
             self._engine.pause(self._row)
+        # Also while the writer is blocked in a write, so that the ack timeout runs.
+        self._note_stall()
 
-    def _leave_engine(self) -> None:
+    def _leave(self, how: Input) -> None:
+        """Give back the row, what waits, and the place."""
         row, self._row = self._row, None
         if row is not None:
             self._engine.cancel(row)
+        self._outbox.clear()
+        self._clear_timer(Timer.ACK_TIMEOUT)
+        self._clear_timer(Timer.IDLE)
+        self._place.apply(how)
+        self.wake.set()
 
     def _time_to_first_token_s(self) -> float:
         return 0.0 if self._first_token_s is None else self._first_token_s - self._submitted_s

@@ -108,6 +108,21 @@ def test_kubernetes_service_links_are_left_alone(name: str) -> None:
     assert load(None, None, environ, {}).settings == load(None, None, {}, {}).settings
 
 
+@pytest.mark.parametrize(
+    ("short", "key"),
+    [
+        ("STREAM_REQUEST_CHUNK_SIZE", "server.request_chunk_bytes"),
+        ("STREAM_RESPONSE_CHUNK_SIZE", "server.response_chunk_bytes"),
+    ],
+)
+def test_short_variables_set_an_option_below_the_long_ones(short: str, key: str) -> None:
+    long = "PENSTOCK_" + key.upper().replace(".", "__")
+    loaded = load(None, None, {short: "4096"}, {})
+    assert (key, 4096, short) in report.rows(loaded)
+    for environ in ({short: "4096", long: "8192"}, {long: "8192", short: "4096"}):
+        assert load(None, None, environ, {}).origin[key] == long
+
+
 def test_a_boolean_variable_is_parsed() -> None:
     loaded = load(None, None, {"PENSTOCK_STREAM_REGISTRY__BACKPRESSURE__ENABLED": "false"}, {})
     assert loaded.settings.stream_registry.backpressure.enabled is False

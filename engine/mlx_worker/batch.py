@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, StopSequences, greedy_sampler
-from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
 from engine.mlx_worker.row import Parked, Row
 from engine.mlx_worker.sampling import make_processors, make_sampler
@@ -19,9 +19,8 @@ _PROBE_CALLS_BEYOND_PREFILL = 4
 class Batch:
     """Rows that are decoded together. Lives in the model thread."""
 
-    def __init__(self, make_generator: MakeGenerator, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, make_generator: MakeGenerator) -> None:
         self._make_generator = make_generator
-        self._eos_token_ids = eos_token_ids
         self._generator = make_generator()
         self._rows: dict[int, Row] = {}
 
@@ -62,8 +61,11 @@ class Batch:
         if row.uid is None:
             return
         cache, tokens = self._generator.remove([row.uid], return_prompt_caches=True)[row.uid]
-        # The generator goes on changing its list in place.
-        row.parked = Parked(cache, list(tokens))
+        # An unevaluated slice would keep the arrays of the whole batch in memory.
+        mx.eval([layer.state for layer in cache])
+        if tokens:
+            # The generator goes on changing its list in place.
+            row.parked = Parked(cache, list(tokens))
         self.forget(row)
 
     def next(self) -> tuple[list[Any], list[Any]]:
@@ -108,14 +110,11 @@ class Batch:
 
     def _insert_into(self, generator: BatchGenerator, row: Row) -> int:
         request, prepared = row.prepared.request, row.prepared
-        ending = list(request.stopping.stop_token_ids)
-        if not request.stopping.ignore_eos:
-            ending += sorted(self._eos_token_ids)
         processors = make_processors(
             request.sampling,
             prompt_tokens=len(prepared.prompt_ids),
             min_tokens=request.stopping.min_tokens,
-            ending_ids=ending,
+            ending_ids=prepared.ending_ids,
         )
         sampler = make_sampler(request.sampling, len(row.generated))
         cache, covered = self._reusable(row)
@@ -127,7 +126,7 @@ class Batch:
             # None means the generator's own sampler, which is the greedy one.
             samplers=[None if sampler is greedy_sampler else sampler],
             logits_processors=[processors],
-            stop_sequences=[StopSequences([[token] for token in ending])],
+            stop_sequences=[StopSequences([[token] for token in prepared.ending_ids])],
         )
         return int(uid)
 
@@ -138,12 +137,6 @@ class Batch:
         At least one token must be left to run, so a cache that covers all is trimmed by one; one
         that cannot be trimmed is not used.
         """
-        if row.parked is None:
+        if row.parked is None or not row.parked.trim_to(len(row.tokens) - 1):
             return None, []
-        cache, covered = row.parked.cache, list(row.parked.tokens)
-        if len(covered) < len(row.tokens):
-            return cache, covered
-        if not can_trim_prompt_cache(cache):
-            return None, []
-        trim_prompt_cache(cache, 1)
-        return cache, covered[:-1]
+        return row.parked.cache, list(row.parked.tokens)

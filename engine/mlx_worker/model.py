@@ -1,14 +1,16 @@
 """Loads a model and its tokenizer with mlx-lm."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
 from mlx_lm import load
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import get_total_parameters
+from mlx_lm.utils import get_total_parameters, hf_repo_to_path
 
 from engine.contract import ModelInfo
+from engine.mlx_worker.fingerprint import fingerprint
 from engine.model_source import resolve
 from engine.options import WorkerOptions
 
@@ -33,6 +35,7 @@ def load_model(options: WorkerOptions) -> LoadedModel:
     """
     location, name = resolve(options.model)
     model, tokenizer, config = load(location, return_config=True)
+    directory = Path(location) if Path(location).exists() else hf_repo_to_path(location)
     info = ModelInfo(
         name=name,
         source=options.model,
@@ -41,6 +44,7 @@ def load_model(options: WorkerOptions) -> LoadedModel:
         vocab_size=_vocab_size(config, tokenizer),
         context_tokens=_context_tokens(config, options),
         has_chat_template=bool(tokenizer.has_chat_template),
+        fingerprint=fingerprint(directory),
     )
     return LoadedModel(model, tokenizer, frozenset(tokenizer.eos_token_ids), info)
 

@@ -1,7 +1,10 @@
 """One stream inside the worker."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from mlx_lm.models.cache import can_trim_prompt_cache, trim_prompt_cache
 
 from engine.events import Finished, FinishReason
 from engine.mlx_worker.prepare import PreparedRequest
@@ -16,13 +19,31 @@ class Parked:
     cache: list[Any]
     tokens: list[int]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(int(layer.nbytes) for layer in self.cache)
+
+    def trim_to(self, length: int) -> bool:
+        """Cut off what is beyond so many tokens. False where that is impossible: the cache is of no use."""
+        excess = len(self.tokens) - length
+        if excess <= 0:
+            return True
+        if length <= 0 or not can_trim_prompt_cache(self.cache):
+            return False
+        trim_prompt_cache(self.cache, excess)
+        del self.tokens[length:]
+        return True
+
 
 @dataclass(slots=True, eq=False)
 class Row:
     """A stream from submission to its end. Owned by the model thread once it was submitted.
 
-    Times are in seconds of one monotonic clock. uid: the row's number in the batch generator, None
-    while it is not in there. paused: the reader has no credit.
+    Times are in seconds of one monotonic clock. whole: its prompt is all there; one that is not is
+    only computed as far as it is known, and gives no token. supersedes: it is an open row whose prompt
+    has grown. uid: the row's number in the batch generator, None while it is not in there. paused: the
+    reader has no credit. generated: the output, resumed tokens included. prefill_done: tokens told to
+    be computed.
     """
 
     stream: int
@@ -30,6 +51,8 @@ class Row:
     decoder: TokenDecoder
     stops: StopStringMatcher
     submitted_s: float
+    whole: bool = True
+    supersedes: bool = False
     generated: list[int] = field(default_factory=list)
     uid: int | None = None
     paused: bool = False
@@ -38,6 +61,7 @@ class Row:
     first_token_s: float | None = None
     last_token_s: float | None = None
     queue_position: int = -1
+    prefill_done: int = 0
 
     @property
     def tokens(self) -> list[int]:
@@ -47,6 +71,21 @@ class Row:
     @property
     def remaining_tokens(self) -> int:
         return self.prepared.max_tokens - len(self.generated)
+
+    @property
+    def uncovered_tokens(self) -> int:
+        """Tokens whose KV is neither parked nor in the batch."""
+        return len(self.tokens) - (len(self.parked.tokens) if self.parked is not None else 0)
+
+    def go_on_from(self, shorter: "Row") -> None:
+        """Take over what was made of the beginning of the prompt."""
+        self.paused = shorter.paused
+        self.queue_position = shorter.queue_position
+        self.prefill_began_s = shorter.prefill_began_s
+        self.prefill_done = shorter.prefill_done
+        parked, shorter.parked = shorter.parked, None
+        if parked is not None and parked.trim_to(_common_prefix(parked.tokens, self.tokens)):
+            self.parked = parked
 
     def add_token(self, token_id: int, now_s: float) -> str:
         """Take an output token and return the text that is certain now."""
@@ -73,3 +112,11 @@ class Row:
             prefill_s=first - began,
             decode_s=last - first,
         )
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the longest beginning that both have."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))

@@ -15,12 +15,15 @@ from engine.mlx_worker.batch import Batch
 from engine.mlx_worker.logprobs import token_logprobs
 from engine.mlx_worker.row import Row
 from engine.wire import Cancel, Heartbeat, Message, Pause, Resume, Stop
+from flowcontrol.parking import ParkingLot
 from flowcontrol.reasons import Reason
 
 Order = Row | Cancel | Pause | Resume | Stop
 """What the main thread hands over: a row to run, or a command about one."""
 Send = Callable[[list[Message]], None]
 
+# Below that the generator has no slice to compute: the last token is left to the first decode step.
+_MIN_OPEN_TOKENS = 2
 # Steps that may fail in a row, with no token in between, before every row is given up.
 _MAX_FAILED_STEPS = 3
 
@@ -28,9 +31,21 @@ _MAX_FAILED_STEPS = 3
 class StepLoop:
     """Decodes all rows together. Everything here but `hand_over` runs in the model thread."""
 
-    def __init__(self, batch: Batch, send: Send, *, max_batch_rows: int, heartbeat_interval_s: float) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        send: Send,
+        *,
+        parking: ParkingLot[Row],
+        max_batch_rows: int,
+        heartbeat_interval_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """parking: the budget; in it is every row that has a parked cache, until it is in the batch again."""
         self._batch = batch
         self._send = send
+        self._parking = parking
+        self._clock = clock
         self._max_batch_rows = max_batch_rows
         self._heartbeat_interval_s = heartbeat_interval_s
         self._orders: queue.SimpleQueue[tuple[Order, int]] = queue.SimpleQueue()
@@ -53,7 +68,9 @@ class StepLoop:
             self._fill_batch()
             if len(self._batch):
                 self._step()
-            now_s = time.monotonic()
+            now_s = self._clock()
+            for row in self._parking.expired(now_s):
+                row.parked = None
             if now_s - self._last_heartbeat_s >= self._heartbeat_interval_s:
                 self._last_heartbeat_s = now_s
                 self._messages.append(Heartbeat(self._counters()))
@@ -78,8 +95,7 @@ class StepLoop:
 
     def _carry_out(self, order: Row | Cancel | Pause | Resume, at_step: int) -> None:
         if isinstance(order, Row):
-            self._rows[order.stream] = order
-            self._waiting.append(order)
+            self._take_up(order)
             return
         row = self._rows.get(order.stream)
         if row is None:
@@ -89,16 +105,60 @@ class StepLoop:
             self._max_cancel_delay_steps = max(self._max_cancel_delay_steps, self._steps - at_step)
         elif isinstance(order, Pause):
             row.paused = True
-            if row.generated:  # A row whose prompt is being computed is parked with its first token.
-                self._batch.park(row)
+            # A row whose prompt is being computed is parked with its first token.
+            if row.first_token_s is not None:
+                self._park(row)
         elif row.paused:
             row.paused = False
-            if row.uid is None and row not in self._waiting:
+            if row.uid is None and row not in self._waiting and self._has_work(row):
                 self._waiting.appendleft(row)
+
+    def _take_up(self, row: Row) -> None:
+        """Queue a new row, or one whose prompt has grown since it was handed over as another."""
+        shorter = self._rows.get(row.stream)
+        if row.supersedes:
+            if shorter is None:
+                return  # It has failed in the meantime.
+            self._supersede(shorter, row)
+        else:
+            self._rows[row.stream] = row
+            if self._has_work(row):
+                self._waiting.append(row)
+
+    def _supersede(self, shorter: Row, row: Row) -> None:
+        was_in_batch = shorter.uid is not None
+        self._batch.park(shorter)
+        self._parking.leave(shorter)
+        row.go_on_from(shorter)
+        self._keep_parked(row)
+        self._rows[row.stream] = row
+        if shorter in self._waiting:
+            self._waiting[self._waiting.index(shorter)] = row
+        elif was_in_batch:
+            self._waiting.appendleft(row)
+        elif self._has_work(row):
+            self._waiting.append(row)
+
+    @staticmethod
+    def _has_work(row: Row) -> bool:
+        """Whether the model has anything to compute for a row that is not in the batch."""
+        return row.whole or row.uncovered_tokens >= _MIN_OPEN_TOKENS
+
+    def _park(self, row: Row) -> None:
+        """Take a row out of the batch and keep its KV cache as far as the budget goes."""
+        if row.uid is not None:
+            self._batch.park(row)
+            self._keep_parked(row)
+
+    def _keep_parked(self, row: Row) -> None:
+        if row.parked is not None:
+            for evicted in self._parking.park(row, row.parked.nbytes, self._clock()):
+                evicted.parked = None
 
     def _drop(self, row: Row) -> None:
         """Forget a row, wherever it is."""
         self._batch.remove(row)
+        self._parking.leave(row)
         del self._rows[row.stream]
         if row in self._waiting:
             self._waiting.remove(row)
@@ -113,6 +173,7 @@ class StepLoop:
                 continue  # Resume puts it back.
             try:
                 self._batch.insert(row)
+                self._parking.leave(row)
             except Exception as error:  # Nothing was inserted, so the other rows are not concerned.
                 self._fail(row, error)
         if moved or self._waiting:
@@ -120,30 +181,42 @@ class StepLoop:
 
     def _tell_positions(self) -> None:
         for position, row in enumerate(self._waiting, start=1):
-            if row.queue_position != position and not row.generated:
+            if row.queue_position != position and row.first_token_s is None:
                 row.queue_position = position
-                self._messages.append(Prefill(row.stream, position, 0, len(row.prepared.prompt_ids)))
+                self._messages.append(Prefill(row.stream, position, row.prefill_done, len(row.tokens)))
 
     def _step(self) -> None:
-        began_s = time.monotonic()
+        began_s = self._clock()
         try:
             prompts, tokens = self._batch.next()
         except Exception as error:  # Any exception means that the generator is not to be trusted.
             self._recover(error)
             return
-        now_s = time.monotonic()
+        now_s = self._clock()
         for response in prompts:
             row = self._batch.row(response.uid)
             if row.prefill_began_s is None:
                 row.prefill_began_s = began_s
-            if not row.generated and not response.end_of_prompt:
-                self._messages.append(Prefill(row.stream, 0, *response.progress))
+            self._tell_progress(row, response)
+            if not row.whole and response.end_of_segment:
+                self._park(row)  # Until more of its prompt comes.
         if tokens:
             self._failed_steps = 0
             self._steps += 1
             self._generated += len(tokens)
         for response in tokens:
             self._take_token(self._batch.row(response.uid), response, now_s)
+
+    def _tell_progress(self, row: Row, response: Any) -> None:
+        """Tell how far a prompt is, unless nothing new is to tell."""
+        if row.first_token_s is not None or (response.end_of_prompt and row.prefill_done):
+            return
+        done, inserted = response.progress
+        total = len(row.tokens)
+        done += total - inserted  # Some were in a parked cache.
+        if done > row.prefill_done:
+            row.prefill_done = done
+            self._messages.append(Prefill(row.stream, 0, done, total))
 
     def _take_token(self, row: Row, response: Any, now_s: float) -> None:
         token_id: int = response.token
@@ -164,7 +237,7 @@ class StepLoop:
         elif finish == "length":
             self._finish(row, FinishReason.LENGTH, None, now_s)
         elif row.paused:
-            self._batch.park(row)
+            self._park(row)
 
     def _finish(self, row: Row, reason: FinishReason, stop_token_id: int | None, now_s: float) -> None:
         self._messages.append(row.finished(reason, stop_token_id=stop_token_id, now_s=now_s))
@@ -188,17 +261,17 @@ class StepLoop:
             self._waiting.extendleft(reversed(well))
 
     def _counters(self) -> EngineCounters:
-        parked = [row.parked for row in self._rows.values() if row.parked is not None]
-        parked_bytes = sum(layer.nbytes for park in parked for layer in park.cache)
         return EngineCounters(
             running_rows=len(self._batch),
             waiting_rows=sum(not row.paused for row in self._waiting),
             paused_rows=sum(row.paused for row in self._rows.values()),
-            kv_bytes=self._batch.kv_bytes + parked_bytes,
+            kv_bytes=self._batch.kv_bytes + self._parking.bytes,
             decode_steps=self._steps,
             generated_tokens=self._generated,
             max_cancel_delay_steps=self._max_cancel_delay_steps,
             rss_bytes=resident_bytes(),
+            parked_kv_bytes=self._parking.bytes,
+            evictions=self._parking.evictions,
         )
 
 

@@ -1,9 +1,11 @@
-"""The two threads of a worker: the main one reads commands and tokenises, the other runs the model."""
+"""The threads of a worker: the main one reads commands and tokenises, another runs the model.
+
+Long texts are tokenised in a third one, so that commands about other streams do not wait for them.
+"""
 
 import os
 import socket
 import threading
-import time
 import traceback
 from concurrent.futures import Future
 from functools import partial
@@ -12,23 +14,20 @@ from typing import BinaryIO
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
-from engine.contract import EngineError
-from engine.events import Failed
 from engine.mlx_worker.batch import Batch
-from engine.mlx_worker.model import LoadedModel, load_model
-from engine.mlx_worker.prepare import Preparer
-from engine.mlx_worker.row import Row
+from engine.mlx_worker.intake import Intake
+from engine.mlx_worker.long_jobs import LongJobs
+from engine.mlx_worker.model import load_model
 from engine.mlx_worker.step_loop import StepLoop
-from engine.mlx_worker.text import DecoderFactory
 from engine.mlx_worker.warm_up import warm_up
 from engine.options import WorkerOptions
-from engine.stop_strings import StopStringMatcher
 from engine.wire import (
     Cancel,
+    Command,
     Count,
-    Counted,
     Message,
     Pause,
+    PromptPart,
     Ready,
     Resume,
     StartFailed,
@@ -37,17 +36,9 @@ from engine.wire import (
     encode_messages,
     read_command,
 )
+from flowcontrol.parking import ParkingLot
 
 _JOIN_TIMEOUT_S = 5.0
-
-
-class _Parts:
-    """What the main thread needs once the model is loaded."""
-
-    def __init__(self, loaded: LoadedModel, loop: StepLoop, options: WorkerOptions) -> None:
-        self.loop = loop
-        self.decoders = DecoderFactory(loaded.tokenizer)
-        self.preparer = Preparer(loaded.tokenizer, loaded.info, default_max_tokens=options.default_max_tokens)
 
 
 class Worker:
@@ -61,22 +52,21 @@ class Worker:
         self._options = options
         self._cpu_blas = cpu_blas
         self._send_lock = threading.Lock()
-        self._parts: Future[_Parts] = Future()
+        self._jobs = LongJobs()
+        # What the main thread needs once the model is loaded.
+        self._parts: Future[tuple[StepLoop, Intake]] = Future()
 
     def run(self) -> int:
         """Read commands until Stop or the end of the connection. Returns the exit status."""
         model_thread = threading.Thread(target=self._run_model, name="model", daemon=True)
         model_thread.start()
         while (command := read_command(self._source)) is not None and not isinstance(command, Stop):
-            if isinstance(command, Submit):
-                self._submit(command)
-            elif isinstance(command, Count):
-                self._count(command)
-            elif isinstance(command, Cancel | Pause | Resume):
-                self._parts.result().loop.hand_over(command)
+            self._carry_out(command)
         if not self._parts.done():
             os._exit(0)  # Still loading: nothing to tidy up, and loading cannot be interrupted.
-        self._parts.result().loop.hand_over(Stop())
+        loop, _ = self._parts.result()
+        self._jobs.close()
+        loop.hand_over(Stop())
         model_thread.join(_JOIN_TIMEOUT_S)
         if model_thread.is_alive():
             os._exit(1)
@@ -90,30 +80,27 @@ class Worker:
         except OSError:
             pass  # The service is gone; the main thread sees the end of the connection.
 
-    def _submit(self, command: Submit) -> None:
-        submitted_s = time.monotonic()
-        parts = self._parts.result()
-        try:
-            prepared = parts.preparer.prepare(command.request)
-        except EngineError as error:
-            self._send([Failed(command.stream, error.reason, error.message, error.field)])
-            return
-        row = Row(
-            stream=command.stream,
-            prepared=prepared,
-            decoder=parts.decoders.make(prepared.prompt_ids),
-            stops=StopStringMatcher(command.request.stopping.stop_strings),
-            submitted_s=submitted_s,
-        )
-        parts.loop.hand_over(row)
+    def _carry_out(self, command: Command) -> None:
+        loop, intake = self._parts.result()
+        match command:
+            case Submit():
+                self._jobs.run(
+                    command.stream, partial(intake.submit, command), long=intake.takes_long(command)
+                )
+            case PromptPart():
+                self._jobs.run(command.stream, partial(intake.add, command), long=intake.takes_long(command))
+            case Count():
+                # A call is no stream: below zero it meets none.
+                self._jobs.run(-command.call, partial(intake.count, command), long=intake.takes_long(command))
+            case Cancel():
+                self._jobs.run(command.stream, partial(self._cancel, command), last=True)
+            case Pause() | Resume():
+                self._jobs.run(command.stream, partial(loop.hand_over, command))
 
-    def _count(self, command: Count) -> None:
-        try:
-            tokens = len(self._parts.result().preparer.tokenise(command.input))
-        except EngineError as error:
-            self._send([Counted(command.call, 0, error.reason, error.message, error.field)])
-        else:
-            self._send([Counted(command.call, tokens, None, "", "")])
+    def _cancel(self, command: Cancel) -> None:
+        loop, intake = self._parts.result()
+        intake.forget(command.stream)
+        loop.hand_over(command)
 
     def _run_model(self) -> None:
         """The model thread: everything of MLX is made, used and dropped here."""
@@ -146,11 +133,13 @@ class Worker:
             self._send([StartFailed(f"cannot load the model {options.model}: {reason}")])
             os._exit(1)
         loop = StepLoop(
-            Batch(make_generator, loaded.eos_token_ids),
+            Batch(make_generator),
             self._send,
+            parking=ParkingLot(max_bytes=options.max_parked_kv_bytes, max_s=options.max_parked_s),
             max_batch_rows=options.max_batch_rows,
             heartbeat_interval_s=options.heartbeat_interval_s,
         )
-        self._parts.set_result(_Parts(loaded, loop, options))
+        intake = Intake(loaded, loop.hand_over, self._send, default_max_tokens=options.default_max_tokens)
+        self._parts.set_result((loop, intake))
         self._send([Ready(loaded.info, self._cpu_blas)])
         return loop

@@ -97,7 +97,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def prompt_part(self) -> Global___PromptPart:
-        """The next piece of a prompt that is streamed up. Not implemented: answered with UNIMPLEMENTED."""
+        """The next piece of the prompt, after a `start` with prompt_parts."""
 
     @_builtins.property
     def ack(self) -> Global___Ack:
@@ -161,7 +161,9 @@ class Start(_message.Message):
 
     @_builtins.property
     def prompt_parts(self) -> _input_pb2.PromptPartsInput:
-        """The prompt follows in `prompt_part` messages. Not implemented: answered with UNIMPLEMENTED."""
+        """The prompt follows in `prompt_part` messages, for text too long for one message. The model begins
+        with it before the last piece is there; the result is that of the same text in one piece.
+        """
 
     @_builtins.property
     def sampling(self) -> _options_pb2.SamplingOptions:
@@ -181,7 +183,9 @@ class Start(_message.Message):
 
     @_builtins.property
     def resume(self) -> Global___Resume:
-        """Continues a stream that was lost. Not implemented: answered with UNIMPLEMENTED."""
+        """Continues a stream that was lost. Every other field as in the first `start`, but for
+        sampling.seed, which must be set: to the seed of `accepted` when the first start had none.
+        """
 
     def __init__(
         self,
@@ -211,23 +215,42 @@ Global___Start: _TypeAlias = Start  # noqa: Y015
 
 @_typing.final
 class Resume(_message.Message):
-    """Continues a lost stream: the same start with the tokens that the caller already holds."""
+    """Continues a lost stream: the same start with the tokens that the caller already holds. The model
+    computes prompt and tokens, and the stream goes on with the next token: its token_offset, seq, text,
+    stop strings that began before the cut, and usage are what they would have been.
+
+    A chunk without token ids (see Chunk.token_ids) comes again after a resume: take its text only
+    together with `finished`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    last_seq: _builtins.int
+    """The seq of the last chunk received. The next chunk is last_seq + 1. 0: numbering begins again at 1."""
+    model_fingerprint: _builtins.str
+    """The model_fingerprint of the first `accepted`. Another model or tokenizer is INVALID_ARGUMENT.
+    Empty: not checked.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Every token id received so far, in order."""
+        """Every token id received so far, in order. Fewer than max_tokens of them with the stream still open
+        give the next token; the whole of a stream that had ended gives `finished` at once; tokens beyond
+        the end (a stop token, text after a stop string, more than max_tokens) are INVALID_ARGUMENT.
+        """
 
     def __init__(
         self,
         *,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        last_seq: _builtins.int = ...,
+        model_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "model_fingerprint", b"model_fingerprint", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,14 +258,17 @@ Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class PromptPart(_message.Message):
-    """A piece of a prompt that is streamed up."""
+    """A piece of a prompt that is streamed up. The prompt is the concatenation of all pieces, at most
+    stream_registry.max_prompt_bytes. A pause of stream_registry.idle_timeout_ms between two pieces
+    ends the stream with DEADLINE_EXCEEDED.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The next piece of text."""
+    """The next piece of text; pieces may be cut between any two characters. May be empty."""
     last: _builtins.bool
     """True in the last piece."""
     def __init__(
@@ -366,6 +392,8 @@ class Accepted(_message.Message):
     MAX_UNACKED_CHUNKS_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_PER_CHUNK_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    PROMPT_PART_BYTES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's request_id, or the one that the server made."""
     model: _builtins.str
@@ -380,6 +408,10 @@ class Accepted(_message.Message):
     """The seed in use, the caller's or one that the server drew. The same start with this seed repeats
     the same output (exactly on batch-invariant arithmetic; see docs/determinism.md).
     """
+    model_fingerprint: _builtins.str
+    """Tells models and tokenizers apart, whatever their name; for Resume.model_fingerprint."""
+    prompt_part_bytes: _builtins.int
+    """Good size of a prompt_part's text, in bytes of UTF-8 (server.request_chunk_bytes)."""
     def __init__(
         self,
         *,
@@ -388,10 +420,12 @@ class Accepted(_message.Message):
         max_unacked_chunks: _builtins.int = ...,
         max_tokens_per_chunk: _builtins.int = ...,
         seed: _builtins.int = ...,
+        model_fingerprint: _builtins.str = ...,
+        prompt_part_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens_per_chunk", b"max_tokens_per_chunk", "max_unacked_chunks", b"max_unacked_chunks", "model", b"model", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens_per_chunk", b"max_tokens_per_chunk", "max_unacked_chunks", b"max_unacked_chunks", "model", b"model", "model_fingerprint", b"model_fingerprint", "prompt_part_bytes", b"prompt_part_bytes", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,9 +474,11 @@ class Chunk(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
-    """Number of this chunk in the stream; the first is 1, each next one is greater by 1."""
+    """Number of this chunk in the stream; the first is 1 (or Resume.last_seq + 1), each next one is
+    greater by 1.
+    """
     token_offset: _builtins.int
-    """Number of output tokens before this chunk."""
+    """Number of output tokens before this chunk, those of Resume.token_ids included."""
     text: _builtins.str
     """The chunk's text. The texts of all chunks concatenate to the decoded output; a piece is empty
     while a character or a possible stop string is not complete.
@@ -563,14 +599,16 @@ Global___ChunkTiming: _TypeAlias = ChunkTiming  # noqa: Y015
 
 @_typing.final
 class Notice(_message.Message):
-    """Something that the caller should know. The stream goes on. This version sends none."""
+    """Something that the caller should know. The stream goes on. A notice needs no credit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable machine-readable name in UPPER_SNAKE_CASE."""
+    """Stable machine-readable name in UPPER_SNAKE_CASE. SLOW_CONSUMER: acks come later than
+    slow_consumer_threshold_ms on average; sent once per stream.
+    """
     text: _builtins.str
     """One sentence for a person."""
     def __init__(
@@ -645,7 +683,7 @@ class Usage(_message.Message):
     cached_prompt_tokens: _builtins.int
     """Of those, tokens whose computation was reused. Always 0 while there is no prefix cache."""
     completion_tokens: _builtins.int
-    """Output tokens: as many as token ids were sent in chunks."""
+    """Output tokens: as many as token ids were sent in chunks, those of Resume.token_ids included."""
     def __init__(
         self,
         *,

@@ -65,6 +65,9 @@ class GenerationServiceServicer:
         transport's own flow control applies, so a caller that sends `start` and half-closes needs no acks.
 
         Cancelling the call, its deadline, or a lost connection frees the decode row within one step.
+
+        A stream that is lost (UNAVAILABLE, ABORTED) can be continued on any replica that has the same
+        model: the same `start` with `resume`. No server keeps anything for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

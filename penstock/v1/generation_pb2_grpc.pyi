@@ -47,6 +47,9 @@ class GenerationServiceStub:
     transport's own flow control applies, so a caller that sends `start` and half-closes needs no acks.
 
     Cancelling the call, its deadline, or a lost connection frees the decode row within one step.
+
+    A stream that is lost (UNAVAILABLE, ABORTED) can be continued on any replica that has the same
+    model: the same `start` with `resume`. No server keeps anything for it.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_generation_pb2.CountTokensRequest, _generation_pb2.CountTokensResponse]
     """Counts the tokens of an input as Generate would tokenise it, without running the model."""
@@ -70,6 +73,9 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     transport's own flow control applies, so a caller that sends `start` and half-closes needs no acks.
 
     Cancelling the call, its deadline, or a lost connection frees the decode row within one step.
+
+    A stream that is lost (UNAVAILABLE, ABORTED) can be continued on any replica that has the same
+    model: the same `start` with `resume`. No server keeps anything for it.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_generation_pb2.CountTokensRequest, _generation_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Counts the tokens of an input as Generate would tokenise it, without running the model."""
@@ -96,6 +102,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         transport's own flow control applies, so a caller that sends `start` and half-closes needs no acks.
 
         Cancelling the call, its deadline, or a lost connection frees the decode row within one step.
+
+        A stream that is lost (UNAVAILABLE, ABORTED) can be continued on any replica that has the same
+        model: the same `start` with `resume`. No server keeps anything for it.
         """
 
     @_abc_1.abstractmethod

@@ -24,33 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17penstock/v1/model.proto\x12\x0bpenstock.v1\"\xd2\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.penstock.v1.ModelState\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\nparameters\x18\x05 \x01(\x04\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\x19\n\x11has_chat_template\x18\x08 \x01(\x08\x12\x12\n\nis_default\x18\t \x01(\x08\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.penstock.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"\"\n\x10LoadModelRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\"6\n\x11LoadModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*p\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x15\n\x11MODEL_STATE_STUCK\x10\x03\x32\xc4\x02\n\x0cModelService\x12M\n\nListModels\x12\x1e.penstock.v1.ListModelsRequest\x1a\x1f.penstock.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.penstock.v1.GetModelRequest\x1a\x1d.penstock.v1.GetModelResponse\x12J\n\tLoadModel\x12\x1d.penstock.v1.LoadModelRequest\x1a\x1e.penstock.v1.LoadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.penstock.v1.UnloadModelRequest\x1a .penstock.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17penstock/v1/model.proto\x12\x0bpenstock.v1\"\xe7\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.penstock.v1.ModelState\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\nparameters\x18\x05 \x01(\x04\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\x19\n\x11has_chat_template\x18\x08 \x01(\x08\x12\x12\n\nis_default\x18\t \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\n \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.penstock.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"\"\n\x10LoadModelRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\"6\n\x11LoadModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*p\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x15\n\x11MODEL_STATE_STUCK\x10\x03\x32\xc4\x02\n\x0cModelService\x12M\n\nListModels\x12\x1e.penstock.v1.ListModelsRequest\x1a\x1f.penstock.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.penstock.v1.GetModelRequest\x1a\x1d.penstock.v1.GetModelResponse\x12J\n\tLoadModel\x12\x1d.penstock.v1.LoadModelRequest\x1a\x1e.penstock.v1.LoadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.penstock.v1.UnloadModelRequest\x1a .penstock.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=571
-  _globals['_MODELSTATE']._serialized_end=683
+  _globals['_MODELSTATE']._serialized_start=592
+  _globals['_MODELSTATE']._serialized_end=704
   _globals['_MODEL']._serialized_start=41
-  _globals['_MODEL']._serialized_end=251
-  _globals['_LISTMODELSREQUEST']._serialized_start=253
-  _globals['_LISTMODELSREQUEST']._serialized_end=272
-  _globals['_LISTMODELSRESPONSE']._serialized_start=274
-  _globals['_LISTMODELSRESPONSE']._serialized_end=330
-  _globals['_GETMODELREQUEST']._serialized_start=332
-  _globals['_GETMODELREQUEST']._serialized_end=363
-  _globals['_GETMODELRESPONSE']._serialized_start=365
-  _globals['_GETMODELRESPONSE']._serialized_end=418
-  _globals['_LOADMODELREQUEST']._serialized_start=420
-  _globals['_LOADMODELREQUEST']._serialized_end=454
-  _globals['_LOADMODELRESPONSE']._serialized_start=456
-  _globals['_LOADMODELRESPONSE']._serialized_end=510
-  _globals['_UNLOADMODELREQUEST']._serialized_start=512
-  _globals['_UNLOADMODELREQUEST']._serialized_end=546
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=548
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=569
-  _globals['_MODELSERVICE']._serialized_start=686
-  _globals['_MODELSERVICE']._serialized_end=1010
+  _globals['_MODEL']._serialized_end=272
+  _globals['_LISTMODELSREQUEST']._serialized_start=274
+  _globals['_LISTMODELSREQUEST']._serialized_end=293
+  _globals['_LISTMODELSRESPONSE']._serialized_start=295
+  _globals['_LISTMODELSRESPONSE']._serialized_end=351
+  _globals['_GETMODELREQUEST']._serialized_start=353
+  _globals['_GETMODELREQUEST']._serialized_end=384
+  _globals['_GETMODELRESPONSE']._serialized_start=386
+  _globals['_GETMODELRESPONSE']._serialized_end=439
+  _globals['_LOADMODELREQUEST']._serialized_start=441
+  _globals['_LOADMODELREQUEST']._serialized_end=475
+  _globals['_LOADMODELRESPONSE']._serialized_start=477
+  _globals['_LOADMODELRESPONSE']._serialized_end=531
+  _globals['_UNLOADMODELREQUEST']._serialized_start=533
+  _globals['_UNLOADMODELREQUEST']._serialized_end=567
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=569
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=590
+  _globals['_MODELSERVICE']._serialized_start=707
+  _globals['_MODELSERVICE']._serialized_end=1031
 # @@protoc_insertion_point(module_scope)

@@ -62,6 +62,7 @@ class Model(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in Start.model."""
     state: Global___ModelState.ValueType
@@ -80,6 +81,8 @@ class Model(_message.Message):
     """True when the model has a chat template, so that Start.chat works."""
     is_default: _builtins.bool
     """True for the model that an empty Start.model means."""
+    fingerprint: _builtins.str
+    """Tells models and tokenizers apart, whatever their name: equal for equal files on any machine."""
     def __init__(
         self,
         *,
@@ -92,10 +95,11 @@ class Model(_message.Message):
         context_tokens: _builtins.int = ...,
         has_chat_template: _builtins.bool = ...,
         is_default: _builtins.bool = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_tokens", b"context_tokens", "has_chat_template", b"has_chat_template", "is_default", b"is_default", "name", b"name", "parameters", b"parameters", "source", b"source", "state", b"state", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_tokens", b"context_tokens", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "is_default", b"is_default", "name", b"name", "parameters", b"parameters", "source", b"source", "state", b"state", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

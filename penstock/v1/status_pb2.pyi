@@ -20,6 +20,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _StreamState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StreamStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STREAM_STATE_UNSPECIFIED: _StreamState.ValueType  # 0
+    """Never sent."""
+    STREAM_STATE_QUEUED: _StreamState.ValueType  # 1
+    """Waits for the model to take up its prompt, or for pieces of the prompt."""
+    STREAM_STATE_PREFILL: _StreamState.ValueType  # 2
+    """Its prompt is being computed."""
+    STREAM_STATE_STREAMING: _StreamState.ValueType  # 3
+    """Tokens flow."""
+    STREAM_STATE_STALLED: _StreamState.ValueType  # 4
+    """Tokens wait and there is no credit."""
+
+class StreamState(_StreamState, metaclass=_StreamStateEnumTypeWrapper):
+    """Where a stream is."""
+
+STREAM_STATE_UNSPECIFIED: StreamState.ValueType  # 0
+"""Never sent."""
+STREAM_STATE_QUEUED: StreamState.ValueType  # 1
+"""Waits for the model to take up its prompt, or for pieces of the prompt."""
+STREAM_STATE_PREFILL: StreamState.ValueType  # 2
+"""Its prompt is being computed."""
+STREAM_STATE_STREAMING: StreamState.ValueType  # 3
+"""Tokens flow."""
+STREAM_STATE_STALLED: StreamState.ValueType  # 4
+"""Tokens wait and there is no credit."""
+Global___StreamState: _TypeAlias = StreamState  # noqa: Y015
+
 class _WorkerState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -62,12 +94,17 @@ class GetStatusRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    INCLUDE_STREAMS_FIELD_NUMBER: _builtins.int
+    include_streams: _builtins.bool
+    """Whether the answer lists every active stream."""
     def __init__(
         self,
+        *,
+        include_streams: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_streams", b"include_streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -104,16 +141,20 @@ class WatchStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    INCLUDE_STREAMS_FIELD_NUMBER: _builtins.int
     interval_ms: _builtins.int
     """Milliseconds between two messages, 100 to 60000. 0: 1000."""
+    include_streams: _builtins.bool
+    """Whether each message lists every active stream."""
     def __init__(
         self,
         *,
         interval_ms: _builtins.int = ...,
+        include_streams: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_ms", b"interval_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_streams", b"include_streams", "interval_ms", b"interval_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,6 +196,8 @@ class Status(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    ACTIVE_STREAMS_FIELD_NUMBER: _builtins.int
+    MESSAGE_POOL_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of Penstock."""
     uptime_s: _builtins.float
@@ -173,6 +216,14 @@ class Status(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
         """The models."""
 
+    @_builtins.property
+    def active_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamStatus]:
+        """Every active stream, oldest first, when the request asked for them."""
+
+    @_builtins.property
+    def message_pool(self) -> Global___MessagePool:
+        """The pool of response messages. Absent while stream_registry.chunk_pooling is off."""
+
     def __init__(
         self,
         *,
@@ -182,14 +233,132 @@ class Status(_message.Message):
         streams: Global___StreamCounts | None = ...,
         worker: Global___Worker | None = ...,
         models: _abc.Iterable[_model_pb2.Model] | None = ...,
+        active_streams: _abc.Iterable[Global___StreamStatus] | None = ...,
+        message_pool: Global___MessagePool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["streams", b"streams", "worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message_pool", b"message_pool", "streams", b"streams", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "models", b"models", "streams", b"streams", "uptime_s", b"uptime_s", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "draining", b"draining", "message_pool", b"message_pool", "models", b"models", "streams", b"streams", "uptime_s", b"uptime_s", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class StreamStatus(_message.Message):
+    """One active stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
+    ACKED_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
+    CREDITS_ENFORCED_FIELD_NUMBER: _builtins.int
+    STALLED_MS_FIELD_NUMBER: _builtins.int
+    WAITING_TOKENS_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
+    MEAN_ACK_MS_FIELD_NUMBER: _builtins.int
+    SLOW_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Its name in logs."""
+    state: Global___StreamState.ValueType
+    """Where it is."""
+    sent: _builtins.int
+    """Seq of the last chunk sent."""
+    acked: _builtins.int
+    """Seq of the last chunk acked."""
+    credit: _builtins.int
+    """Chunks that may be sent now. Meaningless while credits are not enforced."""
+    credits_enforced: _builtins.bool
+    """Whether chunks wait for acks: false once the caller half-closed."""
+    stalled_ms: _builtins.float
+    """Milliseconds since the stream stalled; 0 while it is not stalled."""
+    waiting_tokens: _builtins.int
+    """Tokens that wait in the server."""
+    parked: _builtins.bool
+    """Whether its row is out of the decode batch because its reader is behind."""
+    mean_ack_ms: _builtins.float
+    """Mean of the latest ack times in milliseconds; 0 before the first ack."""
+    slow: _builtins.bool
+    """Whether it was found to be a slow consumer."""
+    age_ms: _builtins.float
+    """Milliseconds since it was admitted."""
+    window: _builtins.int
+    """The stream's window in chunks."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        state: Global___StreamState.ValueType = ...,
+        sent: _builtins.int = ...,
+        acked: _builtins.int = ...,
+        credit: _builtins.int = ...,
+        credits_enforced: _builtins.bool = ...,
+        stalled_ms: _builtins.float = ...,
+        waiting_tokens: _builtins.int = ...,
+        parked: _builtins.bool = ...,
+        mean_ack_ms: _builtins.float = ...,
+        slow: _builtins.bool = ...,
+        age_ms: _builtins.float = ...,
+        window: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked", b"acked", "age_ms", b"age_ms", "credit", b"credit", "credits_enforced", b"credits_enforced", "mean_ack_ms", b"mean_ack_ms", "parked", b"parked", "request_id", b"request_id", "sent", b"sent", "slow", b"slow", "stalled_ms", b"stalled_ms", "state", b"state", "waiting_tokens", b"waiting_tokens", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamStatus: _TypeAlias = StreamStatus  # noqa: Y015
+
+@_typing.final
+class MessagePool(_message.Message):
+    """The pool of response messages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    IDLE_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
+    TRIMMED_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Most messages that the pool owns, lent and idle together."""
+    in_use: _builtins.int
+    """Lent to streams."""
+    idle: _builtins.int
+    """Ready to be lent."""
+    hits: _builtins.int
+    """Leases that were served with an idle message."""
+    misses: _builtins.int
+    """Leases for which a message had to be made, with or without room in the pool."""
+    retired: _builtins.int
+    """Messages given up because they were used as often as they may be."""
+    trimmed: _builtins.int
+    """Messages given up because they stayed idle for a whole interval."""
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        in_use: _builtins.int = ...,
+        idle: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        retired: _builtins.int = ...,
+        trimmed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "idle", b"idle", "in_use", b"in_use", "misses", b"misses", "retired", b"retired", "size", b"size", "trimmed", b"trimmed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MessagePool: _TypeAlias = MessagePool  # noqa: Y015
 
 @_typing.final
 class StreamCounts(_message.Message):
@@ -205,6 +374,7 @@ class StreamCounts(_message.Message):
     STALLED_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    SLOW_CONSUMERS_FIELD_NUMBER: _builtins.int
     active: _builtins.int
     """Admitted and not ended."""
     max_active: _builtins.int
@@ -219,6 +389,8 @@ class StreamCounts(_message.Message):
     """Of the active ones, how many have tokens waiting and no credit."""
     refused: _builtins.int
     """Refused since the server started because max_active was reached."""
+    slow_consumers: _builtins.int
+    """Streams found to be slow consumers since the server started."""
     @_builtins.property
     def ended(self) -> Global___EndedCounts:
         """Ended since the server started, by how they ended."""
@@ -234,10 +406,11 @@ class StreamCounts(_message.Message):
         stalled: _builtins.int = ...,
         ended: Global___EndedCounts | None = ...,
         refused: _builtins.int = ...,
+        slow_consumers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "ended", b"ended", "max_active", b"max_active", "prefill", b"prefill", "queued", b"queued", "refused", b"refused", "stalled", b"stalled", "streaming", b"streaming"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "ended", b"ended", "max_active", b"max_active", "prefill", b"prefill", "queued", b"queued", "refused", b"refused", "slow_consumers", b"slow_consumers", "stalled", b"stalled", "streaming", b"streaming"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -291,6 +464,8 @@ class Worker(_message.Message):
     MAX_CANCEL_DELAY_STEPS_FIELD_NUMBER: _builtins.int
     CPU_BLAS_FIELD_NUMBER: _builtins.int
     RSS_BYTES_FIELD_NUMBER: _builtins.int
+    PARKED_KV_BYTES_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
     state: Global___WorkerState.ValueType
     """Its state."""
     pid: _builtins.int
@@ -302,9 +477,9 @@ class Worker(_message.Message):
     waiting_rows: _builtins.int
     """Rows that wait for a place in the batch or have their prompt computed."""
     paused_rows: _builtins.int
-    """Rows taken out of the batch because their reader has no credit; their KV cache is kept."""
+    """Rows taken out of the batch because their reader has no credit."""
     kv_bytes: _builtins.int
-    """Bytes of KV cache in use."""
+    """Bytes of KV cache in use, parked rows included."""
     decode_steps: _builtins.int
     """Decode steps since the worker started."""
     generated_tokens: _builtins.int
@@ -315,6 +490,10 @@ class Worker(_message.Message):
     """The BLAS library that the worker loaded before MLX; empty when MLX's own product is in use."""
     rss_bytes: _builtins.int
     """Resident memory of the worker process in bytes."""
+    parked_kv_bytes: _builtins.int
+    """Bytes of KV cache that paused rows keep, at most engine.max_parked_kv_bytes."""
+    evictions: _builtins.int
+    """Times a paused row lost its KV cache, which is computed again when the row goes on."""
     def __init__(
         self,
         *,
@@ -330,10 +509,12 @@ class Worker(_message.Message):
         max_cancel_delay_steps: _builtins.int = ...,
         cpu_blas: _builtins.str = ...,
         rss_bytes: _builtins.int = ...,
+        parked_kv_bytes: _builtins.int = ...,
+        evictions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_blas", b"cpu_blas", "decode_steps", b"decode_steps", "generated_tokens", b"generated_tokens", "kv_bytes", b"kv_bytes", "max_cancel_delay_steps", b"max_cancel_delay_steps", "paused_rows", b"paused_rows", "pid", b"pid", "restarts", b"restarts", "rss_bytes", b"rss_bytes", "running_rows", b"running_rows", "state", b"state", "waiting_rows", b"waiting_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_blas", b"cpu_blas", "decode_steps", b"decode_steps", "evictions", b"evictions", "generated_tokens", b"generated_tokens", "kv_bytes", b"kv_bytes", "max_cancel_delay_steps", b"max_cancel_delay_steps", "parked_kv_bytes", b"parked_kv_bytes", "paused_rows", b"paused_rows", "pid", b"pid", "restarts", b"restarts", "rss_bytes", b"rss_bytes", "running_rows", b"running_rows", "state", b"state", "waiting_rows", b"waiting_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

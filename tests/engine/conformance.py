@@ -32,9 +32,9 @@ async def run(subject: Subject, request: GenerationRequest) -> Sink:
     return sink
 
 
-def varied(**changes: Any) -> GenerationRequest:
+def varied(model_input: ModelInput = PROMPT, **changes: Any) -> GenerationRequest:
     """Sampled, so that its tokens differ from each other whatever the model is."""
-    return generation(temperature=1.0, seed=11, **changes)
+    return generation(model_input, temperature=1.0, seed=11, **changes)
 
 
 def boundary_stop(tokens: list[Token]) -> str:

@@ -1,17 +1,17 @@
 """Runs the worker's step loop in the thread of the test, without processes or sockets."""
 
+import time
 from collections.abc import Callable, Iterable
 
+from engine.contract import EngineCounters
 from engine.events import Event, Failed, Finished, Prefill, Token
 from engine.mlx_worker.batch import Batch, MakeGenerator
+from engine.mlx_worker.intake import Intake
 from engine.mlx_worker.model import LoadedModel
-from engine.mlx_worker.prepare import Preparer
-from engine.mlx_worker.row import Row
 from engine.mlx_worker.step_loop import StepLoop
-from engine.mlx_worker.text import DecoderFactory
 from engine.requests import GenerationRequest
-from engine.stop_strings import StopStringMatcher
-from engine.wire import Cancel, Message, Stop
+from engine.wire import Cancel, Heartbeat, Message, PromptPart, Stop, Submit
+from flowcontrol.parking import ParkingLot
 from tests.engine.requests import Sink
 from tests.engine.subjects import DEFAULT_MAX_TOKENS, MAX_BATCH_ROWS
 
@@ -23,46 +23,62 @@ def nothing(driver: "LoopDriver", event: Event) -> None:
 
 
 class LoopDriver:
-    """The other side of a StepLoop: hands rows over, sorts what it sends by stream, stops it at the end."""
+    """The other side of a StepLoop: submits, sorts what it sends by stream, stops it at the end.
 
-    def __init__(self, loaded: LoadedModel, make_generator: MakeGenerator, *, react: React = nothing) -> None:
-        self._preparer = Preparer(loaded.tokenizer, loaded.info, default_max_tokens=DEFAULT_MAX_TOKENS)
-        self._decoders = DecoderFactory(loaded.tokenizer)
+    max_parked_kv_bytes, max_parked_s: as in WorkerOptions. counters: of each turn of the loop.
+    completed: for `react` to note whose last piece of prompt it has sent.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        make_generator: MakeGenerator,
+        *,
+        react: React = nothing,
+        max_parked_kv_bytes: int = 2**30,
+        max_parked_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._react = react
         self.loop = StepLoop(
-            Batch(make_generator, loaded.eos_token_ids),
+            Batch(make_generator),
             self._take,
+            parking=ParkingLot(max_bytes=max_parked_kv_bytes, max_s=max_parked_s),
             max_batch_rows=MAX_BATCH_ROWS,
-            heartbeat_interval_s=1e9,
+            heartbeat_interval_s=0.0,
+            clock=clock,
         )
+        self.intake = Intake(loaded, self.loop.hand_over, self._take, default_max_tokens=DEFAULT_MAX_TOKENS)
         self.sinks: dict[int, Sink] = {}
+        self.counters: list[EngineCounters] = []
+        self.completed: set[int] = set()
         self._open: set[int] = set()
 
     def submit(self, request: GenerationRequest) -> Sink:
-        prepared = self._preparer.prepare(request)
         stream = len(self.sinks) + 1
         self.sinks[stream] = Sink()
         self._open.add(stream)
-        row = Row(
-            stream=stream,
-            prepared=prepared,
-            decoder=self._decoders.make(prepared.prompt_ids),
-            stops=StopStringMatcher(request.stopping.stop_strings),
-            submitted_s=0.0,
-        )
-        self.loop.hand_over(row)
+        self.intake.submit(Submit(stream, request))
         return self.sinks[stream]
+
+    def add_part(self, stream: int, text: str, *, last: bool = False) -> None:
+        self.intake.add(PromptPart(stream, text, last))
 
     def cancel(self, stream: int) -> None:
         self._open.discard(stream)
+        self.intake.forget(stream)
         self.loop.hand_over(Cancel(stream))
         self._stop_when_done()
 
     def run(self, requests: Iterable[GenerationRequest]) -> list[Sink]:
         """Run these streams, and those that `react` submits, to their ends."""
         first = [self.submit(request) for request in requests]
-        self.loop.run()
+        self.go()
         return first
+
+    def go(self) -> None:
+        """Run until every stream has ended."""
+        self.loop.run()
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
@@ -71,6 +87,8 @@ class LoopDriver:
                 if isinstance(message, Finished | Failed):
                     self._open.discard(message.stream)
                 self._react(self, message)
+            elif isinstance(message, Heartbeat):
+                self.counters.append(message.counters)
         self._stop_when_done()
 
     def _stop_when_done(self) -> None:

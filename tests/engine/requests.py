@@ -1,7 +1,7 @@
 """Requests and sinks for tests of engines."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from engine.events import Event, Failed, Finished, Prefill, Token
@@ -30,11 +30,15 @@ def stopping(**changes: Any) -> Stopping:
 
 
 def generation(
-    model_input: ModelInput = PROMPT, *, logprobs: int | None = None, **changes: Any
+    model_input: ModelInput = PROMPT,
+    *,
+    logprobs: int | None = None,
+    resume_ids: Iterable[int] = (),
+    **changes: Any,
 ) -> GenerationRequest:
     """A request with fields of Sampling and Stopping changed by name."""
     stop = {name: changes.pop(name) for name in list(changes) if name in _STOPPING_FIELDS}
-    return GenerationRequest(model_input, sampling(**changes), stopping(**stop), logprobs)
+    return GenerationRequest(model_input, sampling(**changes), stopping(**stop), logprobs, tuple(resume_ids))
 
 
 class Sink:

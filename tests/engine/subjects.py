@@ -18,6 +18,10 @@ MAX_BATCH_ROWS = 4
 PREFILL_STEP_TOKENS = 64
 DEFAULT_MAX_TOKENS = 32
 _VOCAB_SIZE = 1024
+# A character that is two tokens of the embedded model, with their ids, and the same of the script.
+SPLIT_CHARACTER = "ü"
+SPLIT_CHARACTER_IDS = (132, 125)
+_SCRIPTED_TEXTS = {EOS_TOKEN_ID: "", 132: "", 125: "ü"}
 
 SUPERVISOR = SupervisorOptions(
     start_timeout_s=100.0,
@@ -38,17 +42,18 @@ WORKER = WorkerOptions(
     # MLX's own product gives a row the same bits alone and in a batch; with an OpenBLAS it does not.
     cpu_blas="none",
     heartbeat_interval_s=0.02,
+    max_parked_kv_bytes=2**30,
+    max_parked_s=0.0,
 )
 
 
 def seeded_words(request: GenerationRequest) -> Iterator[tuple[int, str]]:
-    """Random words that depend on the input and the seed only; EOS at once where a bias asks for it."""
+    """Random words that depend on the input and the seed only; of those that a bias asks for, if any."""
     rng = random.Random(repr((request.input, request.sampling.seed)))
-    while request.sampling.logit_bias.get(EOS_TOKEN_ID, 0) > 0:
-        yield EOS_TOKEN_ID, ""
+    wanted = [token_id for token_id, bias in request.sampling.logit_bias.items() if bias > 0]
     while True:
-        token_id = rng.randrange(1, _VOCAB_SIZE)
-        yield token_id, f" w{token_id}"
+        token_id = rng.choice(wanted) if wanted else rng.randrange(1, _VOCAB_SIZE)
+        yield token_id, _SCRIPTED_TEXTS.get(token_id, f" w{token_id}")
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def scripted() -> tuple[Engine, int]:
     engine = ScriptedEngine(
         seeded_words,
         step_s=0.0,
+        steps_per_turn=1,
         max_batch_rows=MAX_BATCH_ROWS,
         context_tokens=256,
         default_max_tokens=DEFAULT_MAX_TOKENS,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.engine import conformance, conformance_flow
+from tests.engine import conformance, conformance_flow, conformance_parts, conformance_resume
 from tests.engine.subjects import MAKERS, Subject, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -46,6 +46,26 @@ class TestPausing(conformance_flow.Pausing):
 
 
 class TestCrowds(conformance_flow.Crowds):
+    pass
+
+
+class TestResuming(conformance_resume.Resuming):
+    pass
+
+
+class TestRefusedResumes(conformance_resume.RefusedResumes):
+    pass
+
+
+class TestParts(conformance_parts.Parts):
+    pass
+
+
+class TestLongTexts(conformance_parts.LongTexts):
+    pass
+
+
+class TestLeavingParts(conformance_parts.LeavingParts):
     pass
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine.contract import EngineError
-from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput, TokenInput
+from engine.requests import ChatInput, GenerationRequest, ModelInput, PartsInput, TextInput, TokenInput
 from flowcontrol.reasons import Reason
 from tests.engine.requests import generation
 
@@ -21,7 +21,7 @@ CHAT = ChatInput((("user", "Hi"),))
 def preparer(loaded: "LoadedModel") -> "Preparer":
     from engine.mlx_worker.prepare import Preparer
 
-    return Preparer(loaded.tokenizer, loaded.info, default_max_tokens=32)
+    return Preparer(loaded.tokenizer, loaded.info, loaded.eos_token_ids, default_max_tokens=32)
 
 
 class StrictTemplateTokenizer:
@@ -57,7 +57,8 @@ def test_text_gets_its_special_tokens_and_chat_those_of_its_template(
 def test_a_model_without_template_refuses_chat(loaded: "LoadedModel") -> None:
     from engine.mlx_worker.prepare import Preparer
 
-    plain = Preparer(loaded.tokenizer, replace(loaded.info, has_chat_template=False), default_max_tokens=32)
+    info = replace(loaded.info, has_chat_template=False)
+    plain = Preparer(loaded.tokenizer, info, loaded.eos_token_ids, default_max_tokens=32)
     error = refusal(plain, generation(CHAT))
     assert error.field == "chat"
     assert "has no chat template; use prompt or tokens" in error.message
@@ -66,7 +67,7 @@ def test_a_model_without_template_refuses_chat(loaded: "LoadedModel") -> None:
 def test_what_a_template_raises_is_the_callers_error(loaded: "LoadedModel") -> None:
     from engine.mlx_worker.prepare import Preparer
 
-    strict = Preparer(StrictTemplateTokenizer(), loaded.info, default_max_tokens=32)
+    strict = Preparer(StrictTemplateTokenizer(), loaded.info, loaded.eos_token_ids, default_max_tokens=32)
     error = refusal(strict, generation(CHAT))
     assert error.field == "chat"
     assert "Conversation roles must alternate" in error.message
@@ -82,6 +83,7 @@ def test_what_a_template_raises_is_the_callers_error(loaded: "LoadedModel") -> N
         (generation(top_k=1024), "sampling.top_k"),
         (generation(logit_bias={1: 1.0, 1024: 1.0}), "sampling.logit_bias"),
         (generation(stop_token_ids=(1024,)), "stopping.stop_token_ids"),
+        (generation(resume_ids=(1, 1024, 2)), "resume.token_ids"),
         (generation(TokenInput((1,) * 320), max_tokens=1), "tokens.ids"),
         (generation(TokenInput((1,) * 300), max_tokens=21), "stopping.max_tokens"),
         (generation(max_tokens=5, min_tokens=6), "stopping.min_tokens"),
@@ -116,3 +118,20 @@ def test_the_last_of_the_vocabulary_is_allowed(preparer: "Preparer", largest: Ge
 @pytest.mark.parametrize("model_input", [TextInput("Hi"), CHAT, TokenInput((4,))])
 def test_prepare_tokenises_as_tokenise(preparer: "Preparer", model_input: ModelInput) -> None:
     assert preparer.prepare(generation(model_input)).prompt_ids == preparer.tokenise(model_input)
+
+
+def test_a_prompt_in_pieces_is_not_tokenised_before_it_is_there(preparer: "Preparer") -> None:
+    assert refusal(preparer, generation(PartsInput())).field == "prompt_parts"
+
+
+def test_eos_ends_the_output_unless_it_is_ignored(preparer: "Preparer", loaded: "LoadedModel") -> None:
+    eos = tuple(sorted(loaded.eos_token_ids))
+    ends = preparer.prepare(generation(stop_token_ids=(7,), ignore_eos=False))
+    assert ends.ending_ids == (7, *eos)
+    assert preparer.prepare(generation(stop_token_ids=(7,), ignore_eos=True)).ending_ids == (7,)
+
+
+def test_a_resumed_stream_has_the_default_length_of_the_whole_one(preparer: "Preparer") -> None:
+    """Its tokens are part of the output, not of the prompt."""
+    request = generation(TokenInput((5,) * 300), max_tokens=None, resume_ids=(6,) * 12)
+    assert preparer.prepare(request).max_tokens == 20

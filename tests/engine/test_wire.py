@@ -14,15 +14,18 @@ from engine import wire
 from engine.contract import EngineCounters, ModelInfo
 from engine.events import Failed, Finished, FinishReason, Prefill, Token, TokenLogprobs
 from engine.options import WorkerOptions
-from engine.requests import ChatInput, GenerationRequest, TextInput, TokenInput
+from engine.requests import ChatInput, GenerationRequest, PartsInput, TextInput, TokenInput
 from flowcontrol.reasons import Reason
 from tests.engine.requests import generation
 
 COMMANDS: list[wire.Command] = [
-    wire.Configure(WorkerOptions("embedded", 32, 8, 512, 0, 256, "auto", 0.25)),
+    wire.Configure(WorkerOptions("embedded", 32, 8, 512, 0, 256, "auto", 0.25, 2**33, 0.5)),
     wire.Submit(1, generation(TextInput("Zoë 🦊"), logit_bias={5: -1.5, 1023: 2.0}, seed=2**64 - 1)),
     wire.Submit(2, generation(ChatInput((("user", "hi"), ("assistant", ""))), stop_strings=("a", "\n"))),
     wire.Submit(3, generation(TokenInput((0, 1023)), max_tokens=None, logprobs=5)),
+    wire.Submit(3, generation(PartsInput(), resume_ids=(1, 2, 3))),
+    wire.PromptPart(3, " piece", False),
+    wire.PromptPart(3, "", True),
     wire.Cancel(4),
     wire.Pause(5),
     wire.Resume(2**40),
@@ -36,9 +39,9 @@ MESSAGES: list[wire.Message] = [
     Finished(1, FinishReason.STOP, "he", "stop", None, 3, 4, 0.5, 0.25, 1.5),
     Finished(1, FinishReason.LENGTH, "", "", 2, 3, 4, 0.0, 0.0, 0.0),
     Failed(9, Reason.INVALID_REQUEST, "sampling.top_k: too large", "sampling.top_k"),
-    wire.Ready(ModelInfo("n", "s", "llama", 10**12, 1024, 2048, True), "/lib/blas.so"),
+    wire.Ready(ModelInfo("n", "s", "llama", 10**12, 1024, 2048, True, "0a1b"), "/lib/blas.so"),
     wire.StartFailed("no such model"),
-    wire.Heartbeat(EngineCounters(1, 2, 3, 2**40, 5, 6, 7, 8)),
+    wire.Heartbeat(EngineCounters(1, 2, 3, 2**40, 5, 6, 7, 8, 9, 10)),
     wire.Counted(1, 5, None, "", ""),
     wire.Counted(2, 0, Reason.INVALID_REQUEST, "chat: no template", "chat"),
 ]
@@ -101,6 +104,7 @@ async def test_messages_cut_anywhere_read_as_the_end() -> None:
 INPUTS = st.one_of(
     st.builds(TextInput, text=st.text()),
     st.builds(ChatInput, messages=st.lists(st.tuples(st.text(), st.text())).map(tuple)),
+    st.builds(PartsInput),
     st.builds(TokenInput, ids=st.lists(st.integers(0, 2**32)).map(tuple)),
 )
 REQUESTS = st.builds(
@@ -113,6 +117,7 @@ REQUESTS = st.builds(
     stop_strings=st.lists(st.text()).map(tuple),
     stop_token_ids=st.lists(st.integers(0, 2**31)).map(tuple),
     logprobs=st.none() | st.integers(0, 20),
+    resume_ids=st.lists(st.integers(0, 2**31)).map(tuple),
 )
 
 

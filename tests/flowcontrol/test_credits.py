@@ -10,12 +10,13 @@ from flowcontrol.credits import AckBeyondSentError, CreditSnapshot, CreditWindow
 class CreditsMatchTheReference(RuleBasedStateMachine):
     """The reference is one flag per chunk sent: is it settled?"""
 
-    @initialize(window=st.integers(1, 6), enforced=st.booleans())
-    def begin(self, window: int, enforced: bool) -> None:
-        self.credits = CreditWindow(window, enforced=enforced)
+    @initialize(window=st.integers(1, 6), enforced=st.booleans(), last_seq=st.integers(0, 9))
+    def begin(self, window: int, enforced: bool, last_seq: int) -> None:
+        self.credits = CreditWindow(window, enforced=enforced, last_seq=last_seq)
         self.window = window
         self.enforced = enforced
-        self.settled: list[bool] = []
+        # What was sent before a cut is settled: the caller says that it holds it.
+        self.settled = [True] * last_seq
 
     @property
     def unsettled(self) -> int:
@@ -69,6 +70,7 @@ class CreditsMatchTheReference(RuleBasedStateMachine):
         )
         assert snapshot.unacked == self.unsettled
         assert self.credits.open == self.may_send()
+        assert self.credits.fill == (self.unsettled / self.window if self.enforced else 0)
 
     @invariant()
     def window_holds_while_enforced(self) -> None:
@@ -86,6 +88,18 @@ TestCreditsMatchTheReference = CreditsMatchTheReference.TestCase
 def test_a_window_has_at_least_one_chunk(window: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         CreditWindow(window, enforced=True)
+
+
+def test_a_continued_stream_has_a_last_seq() -> None:
+    with pytest.raises(ValueError, match="last_seq must not be negative, got -1"):
+        CreditWindow(1, enforced=True, last_seq=-1)
+
+
+def test_a_stream_begins_with_seq_1_and_a_continued_one_after_its_last_seq() -> None:
+    assert CreditWindow(1, enforced=True).spend() == 1
+    continued = CreditWindow(2, enforced=True, last_seq=7)
+    assert continued.snapshot().credit == 2
+    assert [continued.spend(), continued.spend(), continued.spend()] == [8, 9, None]
 
 
 def test_errors_say_what_was_wrong() -> None:

@@ -18,6 +18,7 @@ class RegistryMatchesTheReference(RuleBasedStateMachine):
         self.max_active = max_active
         self.streams: list[tuple[Place, State]] = []
         self.refused = 0
+        self.slow: set[Place] = set()
 
     def live(self) -> int:
         return sum(not state.ended for _, state in self.streams)
@@ -44,6 +45,14 @@ class RegistryMatchesTheReference(RuleBasedStateMachine):
         assert place.state is after
         self.streams[index] = (place, after)
 
+    @rule(data=st.data())
+    def found_slow(self, data: st.DataObject) -> None:
+        """Also again, and when the stream has ended meanwhile."""
+        if self.streams:
+            place, _ = data.draw(st.sampled_from(self.streams))
+            place.found_slow()
+            self.slow.add(place)
+
     @invariant()
     def counts_are_the_references(self) -> None:
         states = [state for _, state in self.streams]
@@ -53,6 +62,7 @@ class RegistryMatchesTheReference(RuleBasedStateMachine):
         assert snapshot.active_by_state == {s: states.count(s) for s in State if not s.ended}
         assert snapshot.ended_by_state == {s: states.count(s) for s in State if s.ended}
         assert snapshot.refused == self.refused
+        assert snapshot.slow_consumers == len(self.slow)
 
 
 TestRegistryMatchesTheReference = RegistryMatchesTheReference.TestCase

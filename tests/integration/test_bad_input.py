@@ -158,8 +158,13 @@ async def test_the_first_message_must_be_start(
     ("message", "code", "reason", "shown"),
     [
         ({"start": start()}, INVALID, "PROTOCOL_VIOLATION", "start came twice"),
-        ({}, INVALID, "PROTOCOL_VIOLATION", "one of ack, cancel"),
-        ({"prompt_part": {"text": "x"}}, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", "prompt_part"),
+        ({}, INVALID, "PROTOCOL_VIOLATION", "one of prompt_part, ack, cancel"),
+        (
+            {"prompt_part": {"text": "x"}},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "PROTOCOL_VIOLATION",
+            "start has no prompt_parts",
+        ),
     ],
     ids=["second start", "empty message", "prompt_part"],
 )

@@ -23,7 +23,7 @@ def start(prompt: str = "Once upon a time", **fields: Any) -> pb.Start:
 def endless(max_tokens: int, **fields: Any) -> pb.Start:
     """A start whose output has exactly max_tokens tokens, whatever the model says."""
     stopping = {"max_tokens": max_tokens, "ignore_eos": True}
-    return start(stopping=stopping, **{"sampling": {"temperature": 0}, **fields})
+    return start(**{"stopping": stopping, "sampling": {"temperature": 0}, **fields})
 
 
 @dataclass
@@ -33,7 +33,11 @@ class Answer:
     accepted: pb.Accepted | None = None
     progress: list[pb.Progress] = field(default_factory=list)
     chunks: list[pb.Chunk] = field(default_factory=list)
+    notices: list[pb.Notice] = field(default_factory=list)
     finished: pb.Finished | None = None
+    resumed_ids: list[int] = field(default_factory=list)
+    """What the caller held before: the chunks go on after it."""
+    last_seq: int = 0
 
     def take(self, message: Response) -> None:
         """AssertionError when the message must not come now."""
@@ -50,13 +54,16 @@ class Answer:
                 self._take_chunk(message.chunk)
             case "finished":
                 self.finished = message.finished
-                assert self.finished.usage.completion_tokens == len(self.token_ids)
+                tokens = len(self.resumed_ids) + len(self.token_ids)
+                assert self.finished.usage.completion_tokens == tokens
+            case "notice":
+                self.notices.append(message.notice)
             case _:
                 raise AssertionError(f"unexpected message {kind}")
 
     def _take_chunk(self, chunk: pb.Chunk) -> None:
-        assert chunk.seq == len(self.chunks) + 1
-        assert chunk.token_offset == len(self.token_ids)
+        assert chunk.seq == self.last_seq + len(self.chunks) + 1
+        assert chunk.token_offset == len(self.resumed_ids) + len(self.token_ids)
         assert chunk.token_ids or chunk.text, "an empty chunk"
         assert self.accepted is not None
         assert len(chunk.token_ids) <= self.accepted.max_tokens_per_chunk

@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 from engine.scripted import Script, ScriptedEngine, counting_script
+from flowcontrol.pool import Lease
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import State
 from penstock.v1 import generation_pb2 as pb
 from service.options import StreamOptions
+from service.responses import ChunkMessage
 from service.start_message import read_start
 from service.stream import Stream
 from tests.service.calls import Answer
@@ -19,14 +21,23 @@ OPTIONS = StreamOptions(
     ack_timeout_s=5.0,
     max_tokens_per_chunk=16,
     max_backlog_tokens=64,
+    min_tokens_per_chunk=1,
+    slow_consumer_threshold_s=1.0,
+    idle_timeout_s=10.0,
+    max_prompt_bytes=2**20,
+    request_chunk_bytes=2**15,
+    response_chunk_bytes=2**15,
 )
+
+
+START_S = 1000.0
 
 
 class Clock:
     """A clock that stands until it is turned."""
 
     def __init__(self) -> None:
-        self.now_s = 1000.0
+        self.now_s = START_S
 
     def __call__(self) -> float:
         return self.now_s
@@ -36,6 +47,7 @@ def scripted_engine(script: Script = counting_script, *, step_s: float | None = 
     return ScriptedEngine(
         script,
         step_s=step_s,
+        steps_per_turn=1,
         max_batch_rows=8,
         context_tokens=4096,
         default_max_tokens=2000,
@@ -52,7 +64,13 @@ class StreamDriver:
     """One stream, submitted and accepted. `answer` checks every message that is written."""
 
     def __init__(
-        self, engine: ScriptedEngine, flow: dict[str, int] | None = None, *, options: Any = None, **start: Any
+        self,
+        engine: ScriptedEngine,
+        flow: dict[str, int] | None = None,
+        *,
+        options: Any = None,
+        lease: Lease[ChunkMessage] | None = None,
+        **start: Any,
     ) -> None:
         """flow: of the start message. options: fields of StreamOptions to change."""
         self.engine = engine
@@ -60,13 +78,19 @@ class StreamDriver:
         self.registry = StreamRegistry(4)
         place = self.registry.admit()
         assert place is not None
-        message = pb.Start(**{"prompt": "one two three", "flow": flow or {}, **start})
+        if not {"tokens", "chat", "prompt_parts"} & start.keys():
+            start.setdefault("prompt", "one two three")
+        message = pb.Start(**{"flow": flow or {}, **start})
         self.stream = Stream(
-            engine, place, read_start(message), replace(OPTIONS, **(options or {})), self.clock
+            engine, place, read_start(message), replace(OPTIONS, **(options or {})), self.clock, lease
         )
+        self.deadline_s: float | None = None
+        self.stream.watch(self._rearm)
         self.answer = Answer()
         self.stream.submit()
-        self.answer.take(self.stream.accepted("scripted"))
+        model = engine.snapshot().model
+        assert model is not None
+        self.answer.take(self.stream.accepted(model))
 
     def step(self, times: int = 1) -> None:
         """Decode steps during which the writer does nothing."""
@@ -92,6 +116,16 @@ class StreamDriver:
         for _ in range(steps):
             self.step()
             self.write_all()
+
+    def _rearm(self, deadline_s: float | None) -> None:
+        self.deadline_s = deadline_s
+
+    @property
+    def ack_timeout_s(self) -> float | None:
+        """Seconds until the next deadline, None when that is the end that every stream has."""
+        assert self.deadline_s is not None
+        left_s = self.deadline_s - self.clock.now_s
+        return None if self.deadline_s == START_S + OPTIONS.default_timeout_s else max(0.0, left_s)
 
     def ack_all(self) -> None:
         self.stream.take_ack(len(self.answer.chunks))

@@ -43,6 +43,11 @@ _STOPPING = [
 _OTHERS = [
     Fault({"output": {"logprobs": 21}}, "start.output.logprobs", "0 to 20"),
     Fault({"request_id": "r" * 129}, "start.request_id", "at most 128"),
+    Fault(
+        {"resume": {"token_ids": [1], "last_seq": 3}, "sampling": {"seed": 1}},
+        "start.resume.last_seq",
+        "at most 2",
+    ),
 ]
 _INPUTS = [
     Fault({"prompt": ""}, "start.prompt", "at least 1"),
@@ -56,9 +61,7 @@ WITH_AN_INPUT = _SAMPLING + _STOPPING + _OTHERS
 OF_THE_INPUT = _INPUTS
 """The input itself is at fault."""
 NOT_YET = [
-    Fault({"prompt_parts": {}}, "start.prompt_parts", "not implemented"),
     Fault({"prompt": "x", "priority": 3}, "start.priority", "not implemented"),
-    Fault({"prompt": "x", "resume": {"token_ids": [1]}}, "start.resume", "not implemented"),
 ]
 """In the contract, and answered with UNIMPLEMENTED."""
 

@@ -13,7 +13,7 @@ from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.model_pb2_grpc import ModelServiceStub
 from penstock.v1.status_pb2 import GetStatusRequest, Status
 from penstock.v1.status_pb2_grpc import StatusServiceStub
-from service.options import ServerOptions
+from service.options import PoolOptions, ServerOptions
 from service.server import Server
 from tests.service.drivers import OPTIONS
 
@@ -77,10 +77,17 @@ def server_options(**changes: Any) -> ServerOptions:
 
 @asynccontextmanager
 async def serving(
-    engine: Engine, *, start: bool = True, stream: dict[str, Any] | None = None, **options: Any
+    engine: Engine,
+    *,
+    start: bool = True,
+    stream: dict[str, Any] | None = None,
+    pool: PoolOptions | None = None,
+    **options: Any,
 ) -> AsyncIterator[LocalServer]:
     """Serve an engine. stream, options: fields of StreamOptions and ServerOptions to change."""
-    server = Server(engine, server_options(**options), replace(OPTIONS, **(stream or {})), version="test")
+    server = Server(
+        engine, server_options(**options), replace(OPTIONS, **(stream or {})), pool, version="test"
+    )
     address = await server.listen()
     try:
         if start:

@@ -70,10 +70,10 @@ def test_an_engine_error_without_a_field_keeps_its_message_and_its_retry_time() 
 
 
 def test_not_implemented_names_the_field() -> None:
-    error = not_implemented("start.resume")
+    error = not_implemented("start.priority")
     assert error.code is grpc.StatusCode.UNIMPLEMENTED
-    assert [violation.field for violation in error.violations] == ["start.resume"]
-    assert "start.resume" in error.message
+    assert [violation.field for violation in error.violations] == ["start.priority"]
+    assert "start.priority" in error.message
 
 
 @pytest.mark.parametrize(

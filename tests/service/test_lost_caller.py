@@ -43,7 +43,7 @@ async def test_a_lost_caller_is_no_failure_of_the_stream() -> None:
         engine = scripted_engine(step_s=0)
         await engine.start()
         registry = StreamRegistry(1)
-        servicer = GenerationServicer(engine, registry, OPTIONS)
+        servicer = GenerationServicer(engine, registry, OPTIONS, None)
         context: Any = LostCaller(writes)
         with pytest.raises(asyncio.CancelledError):
             await servicer.Generate(None, context)

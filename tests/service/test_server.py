@@ -69,7 +69,13 @@ async def test_a_lost_worker_ends_its_streams_and_new_ones_hear_when_to_come_bac
 
 async def test_a_defect_is_internal_and_leaves_nothing_behind() -> None:
     engine = RaisingEngine(
-        counting_script, step_s=None, max_batch_rows=1, context_tokens=99, default_max_tokens=9, vocab_size=9
+        counting_script,
+        step_s=None,
+        steps_per_turn=1,
+        max_batch_rows=1,
+        context_tokens=99,
+        default_max_tokens=9,
+        vocab_size=9,
     )
     async with serving(engine) as local:
         refusal = await refused(local.stubs.generation, pb.GenerateRequest(start=start(request_id="mine")))
@@ -91,13 +97,14 @@ async def test_a_stream_that_runs_too_long_is_ended_by_the_server() -> None:
 
 
 async def test_a_caller_that_never_sends_start_holds_no_place() -> None:
-    options = {"default_timeout_s": 0.2}
+    options = {"idle_timeout_s": 0.2}
     async with (
         serving(running(), max_active_streams=1, stream=options) as local,
         GenerateCall(local.stubs.generation) as silent,
     ):
         assert (await generate(local.stubs.generation, endless(3))).text == counted(3)
-        assert (await silent.refused()).reason == "STREAM_TIMEOUT"
+        refusal = await silent.refused()
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "IDLE_TIMEOUT")
 
 
 async def test_the_place_is_free_in_the_moment_a_stream_has_ended() -> None:

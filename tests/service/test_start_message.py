@@ -183,3 +183,13 @@ def test_a_wrong_count_request_is_refused(fields: dict[str, Any], violated: str)
     with pytest.raises(ServiceError) as caught:
         read_count_request(pb.CountTokensRequest(**fields))
     assert [violation.field for violation in caught.value.violations] == [violated]
+
+
+def test_a_sampled_stream_is_continued_with_its_seed() -> None:
+    """Without it the tokens would go on from another draw."""
+    found = violations(start(resume={"token_ids": [1, 2]}))
+    assert list(found) == ["start.sampling.seed"]
+    for sampling in ({"temperature": 0}, {"seed": 0}):
+        read = read_start(start(resume={"token_ids": [1, 2], "last_seq": 2}, sampling=sampling))
+        assert (read.request.resume_ids, read.last_seq) == ((1, 2), 2)
+    assert read_start(start(resume={})).request.resume_ids == ()

@@ -67,7 +67,7 @@ def test_a_stream_whose_last_credit_is_spent_runs_into_the_ack_timeout_again(eng
     driver.stream.take_ack(1)
     driver.run(5)
     assert driver.in_state(State.STALLED)
-    assert driver.stream.ack_timeout_s() == 5.0
+    assert driver.ack_timeout_s == 5.0
 
 
 def test_repeated_and_old_acks_change_nothing(engine: ScriptedEngine) -> None:
@@ -110,16 +110,37 @@ def test_without_enforcement_no_stream_stalls(engine: ScriptedEngine) -> None:
 
 
 @pytest.mark.parametrize(("asked", "most"), [(0, 16), (4, 4), (100, 16)])
-def test_tokens_that_wait_share_a_chunk_up_to_the_bound(
+def test_tokens_that_wait_for_credit_share_a_chunk_up_to_the_bound(
     engine: ScriptedEngine, asked: int, most: int
 ) -> None:
-    driver = StreamDriver(engine, {"max_tokens_per_chunk": asked})
+    driver = StreamDriver(engine, {"max_tokens_per_chunk": asked, "max_unacked_chunks": 1})
     assert driver.answer.accepted is not None
     assert driver.answer.accepted.max_tokens_per_chunk == most
-    driver.step(2 * most + 2)
+    driver.run(1)
+    driver.run(most)
+    driver.ack_all()
     driver.write_all()
-    assert driver.sizes == [most, most, 2]
-    assert driver.answer.text == counted(2 * most + 2)
+    assert driver.sizes == [1, most]
+    assert driver.answer.text == counted(1 + most)
+
+
+def test_the_further_the_writer_is_behind_the_larger_the_chunks(engine: ScriptedEngine) -> None:
+    driver = StreamDriver(engine)
+    driver.step(60)
+    driver.write_all()
+    assert driver.sizes[0] == 16
+    assert driver.sizes == sorted(driver.sizes, reverse=True)
+    assert driver.sizes[-6:] == [1] * 6
+    assert driver.answer.text == counted(60)
+
+
+def test_a_chunk_is_bounded_in_bytes(engine: ScriptedEngine) -> None:
+    """The first chunk would hold 16 tokens of 3 bytes of text and 5 of id."""
+    driver = StreamDriver(engine, options={"response_chunk_bytes": 40})
+    driver.step(60)
+    driver.write_all()
+    assert driver.sizes[0] == 5
+    assert driver.answer.text == counted(60)
 
 
 def test_a_token_does_not_wait_for_company(engine: ScriptedEngine) -> None:

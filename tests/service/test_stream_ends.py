@@ -1,5 +1,7 @@
 """How a stream ends, what comes before what, and that everything is given back."""
 
+from collections.abc import Callable
+
 import pytest
 
 from engine.events import Failed, Prefill
@@ -183,10 +185,10 @@ def test_chunk_timing_counts_from_accepted(engine: ScriptedEngine) -> None:
 
 def test_logprobs_come_one_per_token_also_in_a_shared_chunk(engine: ScriptedEngine) -> None:
     driver = StreamDriver(engine, output={"logprobs": 1})
-    driver.step(3)
+    driver.step(30)
     driver.write_all()
-    assert [one.top[0].token_id for one in driver.answer.logprobs] == [1, 2, 3]
-    assert driver.sizes == [3]
+    assert [one.top[0].token_id for one in driver.answer.logprobs] == list(range(1, 31))
+    assert driver.sizes[0] > 1
 
 
 def test_the_time_to_the_first_token_is_told(engine: ScriptedEngine) -> None:
@@ -194,3 +196,19 @@ def test_the_time_to_the_first_token_is_told(engine: ScriptedEngine) -> None:
     driver.clock.now_s += 0.125
     driver.run(1)
     assert driver.answer.end.timing.first_token_ms == pytest.approx(125)
+
+
+def test_the_place_is_free_in_the_call_in_which_the_end_is_known(engine: ScriptedEngine) -> None:
+    """Whatever ends a stream: its writer and its handler have had no turn yet."""
+    ends: list[Callable[[StreamDriver], object]] = [
+        lambda driver: driver.stream.take_cancel(),
+        lambda driver: driver.stream.take_error(ServiceError(Reason.DRAINING, "enough")),
+        lambda driver: driver.stream.take_event(Failed(1, Reason.WORKER_LOST, "gone", "")),
+        lambda driver: driver.stream.close(Input.CANCEL),
+    ]
+    for end in ends:
+        driver = StreamDriver(engine)
+        driver.run(3)
+        assert driver.registry.active == 1
+        end(driver)
+        assert driver.registry.active == 0
