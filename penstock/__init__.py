@@ -2,7 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from penstock.client import Client, Stream
+from penstock.aio_stream import Stream
+from penstock.client import Client
 from penstock.errors import (
     AbortedError,
     CancelledStreamError,
@@ -18,7 +19,9 @@ from penstock.errors import (
 )
 from penstock.receiver import CreditStats
 from penstock.request import GenerateOptions, Prompt
-from penstock.sync_client import SyncClient, SyncStream
+from penstock.retry import Retry
+from penstock.sync_client import SyncClient
+from penstock.sync_stream import SyncStream
 
 try:
     __version__ = version("penstock")
@@ -40,6 +43,7 @@ __all__ = [
     "PenstockError",
     "Prompt",
     "ProtocolError",
+    "Retry",
     "Stream",
     "SyncClient",
     "SyncStream",

@@ -1,11 +1,12 @@
 """Makes a request message from keyword arguments."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar, cast
 
 from google.protobuf.message import Message
 
 from penstock.errors import InvalidRequestError
+from penstock.retry import Retry
 from penstock.v1.generation_pb2 import CountTokensRequest, Start
 from penstock.v1.input_pb2 import ChatInput, ChatMessage, TokenInput
 from penstock.v1.options_pb2 import FlowOptions, OutputOptions, SamplingOptions, StoppingOptions
@@ -19,8 +20,10 @@ class GenerateOptions(TypedDict, total=False):
     """Keyword arguments of `generate` and `complete`. Left out or None: the server's default.
 
     protos/penstock/v1/options.proto says what each one means and which values it takes. Besides those:
-    stop: one stop string or several. timeout_s: seconds from the start of the call to its last message.
-    metadata: gRPC metadata to send. request_id: name of this stream in the server's log.
+    stop: one stop string or several. timeout_s: seconds from the start of the first call to the last message.
+    metadata: gRPC metadata to send. request_id: name of this stream in the server's log. retries: how many
+    calls in a row may be lost without a new token before the error is raised; the stream is resumed until
+    then. None or 0: it never is. on_retry: called when a call was lost, before the wait for the next one.
     """
 
     model: str | None
@@ -48,6 +51,8 @@ class GenerateOptions(TypedDict, total=False):
     max_tokens_per_chunk: int | None
     timeout_s: float | None
     metadata: Metadata | None
+    retries: int | None
+    on_retry: Callable[[Retry], None] | None
 
 
 _GROUPS: tuple[tuple[str, type[Message]], ...] = (
@@ -83,6 +88,14 @@ def build_start(prompt: Prompt, options: GenerateOptions) -> Start:
                 getattr(start, group).MergeFrom(part)
     _set_input(start, prompt, "start.")
     return start
+
+
+def retries_of(options: GenerateOptions) -> int:
+    """The `retries` option. InvalidRequestError when it is no count."""
+    retries = options.get("retries") or 0
+    if not isinstance(retries, int) or retries < 0:
+        raise _invalid("retries", f"got {retries!r}; allowed: whole numbers from 0")
+    return retries
 
 
 def build_count(prompt: Prompt, model: str | None) -> CountTokensRequest:

@@ -1,108 +1,31 @@
 """The client for threads and plain programs."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from queue import SimpleQueue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, Self, Unpack
+from typing import Self, Unpack
 
 import grpc
 
 from penstock.channel import ChannelOptions, channel_options, default_target
-from penstock.errors import from_rpc_error
-from penstock.receiver import StreamResults
-from penstock.request import GenerateOptions, Prompt, build_count, build_start
-from penstock.v1.generation_pb2 import Ack, Cancel, Chunk, GenerateRequest, GenerateResponse, Start
+from penstock.prompt_parts import part_bytes, split_prompt
+from penstock.receiver import Receiver
+from penstock.request import GenerateOptions, Metadata, Prompt, build_count, build_start, retries_of
+from penstock.retry import READY_POLL_S, Attempts, Retry
+from penstock.sync_stream import SyncCall, SyncStream, translated
+from penstock.v1.generation_pb2 import GenerateRequest
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.input_pb2 import ChatMessage
-from penstock.v1.model_pb2 import ListModelsRequest, Model
+from penstock.v1.model_pb2 import ListModelsRequest, Model, ModelState
 from penstock.v1.model_pb2_grpc import ModelServiceStub
 from penstock.v1.status_pb2 import GetStatusRequest, Status, WatchStatusRequest
 from penstock.v1.status_pb2_grpc import StatusServiceStub
 
-
-class _Call(Protocol):
-    """The part of a grpc call that a stream uses."""
-
-    def __iter__(self) -> Iterator[GenerateResponse]: ...
-    def cancel(self) -> object: ...
-
-
-class SyncStream(StreamResults):
-    """One answer. `for` yields its chunks; the call begins with the first of them and runs once.
-
-    A chunk counts as taken, and is acknowledged, when the loop comes back for the next one. Leaving the loop
-    in any way cancels the call, as does `with stream` at its end. One thread reads; any may cancel or close.
-    """
-
-    def __init__(self, open_call: Callable[[Iterator[GenerateRequest]], _Call], start: Start) -> None:
-        super().__init__()
-        self._open_call = open_call
-        self._start = start
-        self._call: _Call | None = None
-        self._cancelling = False
-        # What to send, in order; None closes the sending side and ends the thread of grpc that waits here.
-        self._outgoing: SimpleQueue[GenerateRequest | None] = SimpleQueue()
-        self._outgoing.put(GenerateRequest(start=start))
-
-    def __iter__(self) -> Generator[Chunk, None, None]:
-        with closing(self.events()) as events:
-            for event in events:
-                if event.HasField("chunk"):
-                    yield event.chunk
-
-    def events(self) -> Generator[GenerateResponse, None, None]:
-        """Every message: accepted, progress, chunk, notice, finished.
-
-        Raises PenstockError when the call fails or the server breaks the contract, RuntimeError when it
-        was begun before.
-        """
-        if self._call is not None:
-            raise RuntimeError("a stream can be read once")
-        receiver = self._receiver
-        call = self._call = self._open_call(iter(self._outgoing.get, None))
-        try:
-            for message in call:
-                receiver.receive(message)
-                if receiver.finished is not None:
-                    self._outgoing.put(None)
-                yield message
-                ack = receiver.take()
-                if ack is not None:
-                    self._outgoing.put(GenerateRequest(ack=Ack(seq=ack)))
-            receiver.end()
-        except grpc.RpcError as error:
-            accepted = receiver.accepted
-            raise from_rpc_error(
-                error, accepted.request_id if accepted else self._start.request_id
-            ) from error
-        finally:
-            call.cancel()
-            self._outgoing.put(None)
-
-    def cancel(self, reason: str = "") -> None:
-        """Asks the server to end the stream; go on reading until `finished`, whose reason is CANCELLED.
-
-        Does nothing after `finished` and when called again.
-        """
-        if self._cancelling or self.done:
-            return
-        self._cancelling = True
-        self._receiver.stop_sending()
-        self._outgoing.put(GenerateRequest(cancel=Cancel(reason=reason)))
-
-    def close(self) -> None:
-        """Cancels the call if it runs. A loop that reads it elsewhere gets CancelledStreamError."""
-        if self._call is not None:
-            self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+# So that a stream that is closed while it waits for a server ends soon.
+_READY_CALL_S = 1.0
 
 
 class SyncClient:
@@ -110,7 +33,9 @@ class SyncClient:
 
     target: a gRPC target such as host:port; None: PENSTOCK_TARGET of the environment, else 127.0.0.1:50051.
     channel: a grpc channel in place of a new plaintext one, such as for TLS; it stays the caller's.
-    options: gRPC channel options on top of the client's own.
+    options: gRPC channel options on top of the client's own. request_chunk_bytes: a longer text prompt is
+    sent in pieces of this size (UTF-8), 1024 to 67108864; None: STREAM_REQUEST_CHUNK_SIZE of the
+    environment, else 32768. InvalidRequestError for another value.
     """
 
     def __init__(
@@ -119,8 +44,14 @@ class SyncClient:
         *,
         channel: grpc.Channel | None = None,
         options: ChannelOptions | None = None,
+        request_chunk_bytes: int | None = None,
+        _clock: Callable[[], float] = time.monotonic,
+        _random: Callable[[], float] = random.random,
+        _sleep: Callable[[float], object] | None = None,
     ) -> None:
         self.target = target or default_target()
+        self._part_bytes = part_bytes(request_chunk_bytes)
+        self._clock, self._random, self._sleep = _clock, _random, _sleep
         self._owns_channel = channel is None
         self._open_channel = channel or grpc.insecure_channel(self.target, options=channel_options(options))
         self._closed = False
@@ -145,17 +76,19 @@ class SyncClient:
         Nothing is sent before the stream is read. Raises InvalidRequestError for values that cannot be sent.
         """
         start = build_start(prompt, options)
-
-        def open_call(requests: Iterator[GenerateRequest]) -> _Call:
-            stub = GenerationServiceStub(self._channel())
-            metadata = options.get("metadata")
-            return stub.Generate(
-                requests,
-                timeout=options.get("timeout_s"),
-                metadata=tuple(metadata) if metadata is not None else None,
-            )
-
-        return SyncStream(open_call, start)
+        retries = retries_of(options)
+        receiver = Receiver(hold_tail=retries > 0)
+        attempts = Attempts(
+            start,
+            receiver,
+            retries=retries,
+            timeout_s=options.get("timeout_s"),
+            clock=self._clock,
+            random=self._random,
+        )
+        parts = split_prompt(start, self._part_bytes)
+        link = _Link(self._channel, options.get("metadata"), self._sleep)
+        return SyncStream(link, receiver, attempts, parts, options.get("on_retry"))
 
     def complete(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> str:
         """The whole text of generate()."""
@@ -173,30 +106,33 @@ class SyncClient:
     ) -> int:
         """Tokens of the input as generate() would send it to the model, special tokens included."""
         request = build_count(prompt, model)
-        with _translated():
+        with translated():
             return (
                 GenerationServiceStub(self._channel()).CountTokens(request, timeout=timeout_s).prompt_tokens
             )
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """The server's models."""
-        with _translated():
+        with translated():
             return list(
                 ModelServiceStub(self._channel()).ListModels(ListModelsRequest(), timeout=timeout_s).models
             )
 
-    def status(self, *, timeout_s: float | None = None) -> Status:
-        """What the server is doing now."""
-        with _translated():
-            return StatusServiceStub(self._channel()).GetStatus(GetStatusRequest(), timeout=timeout_s).status
+    def status(self, *, include_streams: bool = False, timeout_s: float | None = None) -> Status:
+        """What the server is doing now; with every active stream when include_streams is set."""
+        request = GetStatusRequest(include_streams=include_streams)
+        with translated():
+            return StatusServiceStub(self._channel()).GetStatus(request, timeout=timeout_s).status
 
-    def watch_status(self, *, interval_ms: int | None = None) -> Iterator[Status]:
+    def watch_status(
+        self, *, interval_ms: int | None = None, include_streams: bool = False
+    ) -> Iterator[Status]:
         """The status at once and then every interval_ms, 100 to 60000 (None: the server's default)."""
         call = StatusServiceStub(self._channel()).WatchStatus(
-            WatchStatusRequest(interval_ms=interval_ms or 0)
+            WatchStatusRequest(interval_ms=interval_ms or 0, include_streams=include_streams)
         )
         try:
-            with _translated():
+            with translated():
                 for message in call:
                     yield message.status
         finally:
@@ -208,10 +144,39 @@ class SyncClient:
         return self._open_channel
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turns failures of grpc into PenstockError."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+class _Link:
+    """The way of one stream to the server."""
+
+    def __init__(
+        self,
+        channel: Callable[[], grpc.Channel],
+        metadata: Metadata | None,
+        sleep: Callable[[float], object] | None,
+    ) -> None:
+        self._channel = channel
+        self._metadata = tuple(metadata) if metadata is not None else None
+        self._sleep = sleep
+
+    def open(self, requests: Iterator[GenerateRequest], timeout_s: float | None) -> SyncCall:
+        stub = GenerationServiceStub(self._channel())
+        return stub.Generate(requests, timeout=timeout_s, metadata=self._metadata)
+
+    def pause(self, retry: Retry, stopped: threading.Event) -> None:
+        sleep = self._sleep or stopped.wait
+        sleep(retry.wait_s)
+        until_s = time.monotonic() + retry.ready_s
+        # Not channel_ready_future: it leaves a thread that fails when the channel is closed soon after.
+        with suppress(RuntimeError):
+            while not stopped.is_set() and (left_s := until_s - time.monotonic()) > 0:
+                if self._model_is_ready(min(left_s, _READY_CALL_S)):
+                    return
+                sleep(READY_POLL_S)
+
+    def _model_is_ready(self, timeout_s: float) -> bool:
+        """Waits for a connection. True also when a server answers that it cannot say."""
+        stub = ModelServiceStub(self._channel())
+        try:
+            response = stub.ListModels(ListModelsRequest(), wait_for_ready=True, timeout=timeout_s)
+        except grpc.RpcError as error:
+            return error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+        return any(model.state == ModelState.MODEL_STATE_READY for model in response.models)

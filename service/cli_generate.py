@@ -4,21 +4,25 @@ import io
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from penstock.client import Client, Stream
-from penstock.errors import InvalidRequestError
-from penstock.receiver import CreditStats
-from penstock.request import GenerateOptions, Prompt
+from penstock import Client, CreditStats, GenerateOptions, InvalidRequestError, Prompt, Retry, Stream
 from penstock.v1.generation_pb2 import Accepted, Finished
-from service.terminal import TARGET, TargetOption, json_line, run_command
+from service.terminal import TARGET, TargetOption, json_line, retry_line, run_command
+
+_RETRIES = 20
+"""With --resume: minutes without a server, by the client's back-off."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A finished stream. first_chunk_s, last_chunk_s: seconds from the call to those chunks, by our clock."""
+    """A finished stream. first_chunk_s, last_chunk_s: seconds from the call to those chunks, by our clock.
+
+    resumes: how often it was continued on a new call.
+    """
 
     text: str
     accepted: Accepted
@@ -26,6 +30,7 @@ class Generation:
     credit: CreditStats
     first_chunk_s: float
     last_chunk_s: float
+    resumes: int
 
     @property
     def tokens_per_s(self) -> float:
@@ -37,10 +42,11 @@ class Generation:
     def summary(self) -> str:
         """One line of numbers."""
         usage, credit = self.finished.usage, self.credit
+        resumes = f", resumes {self.resumes}" if self.resumes else ""
         return (
             f"{usage.prompt_tokens} prompt tokens, {usage.completion_tokens} tokens, "
             f"TTFT {self.first_chunk_s * 1000:.0f} ms, {self.tokens_per_s:.1f} tokens/s, "
-            f"acks {credit.acks_sent}, window {credit.window}, lowest credit {credit.lowest_credit}"
+            f"acks {credit.acks_sent}, window {credit.window}, lowest credit {credit.lowest_credit}{resumes}"
         )
 
 
@@ -69,11 +75,33 @@ async def stream_to_terminal(stream: Stream, *, prompt: str = "", as_json: bool 
     finally:
         if tail and not tail.endswith("\n"):
             print(flush=True)
-    return Generation(stream.text, stream.accepted, stream.finished, stream.credit, first_s, last_s)
+    return Generation(
+        stream.text, stream.accepted, stream.finished, stream.credit, first_s, last_s, stream.resumes
+    )
+
+
+class RetryLines:
+    """Says on standard error, in one line, that a stream is resumed; once for failures that look alike."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, retry: Retry) -> None:
+        line = retry_line(retry)
+        if line != self._last:
+            # On a terminal the text so far is in the same line.
+            print(("\n" if sys.stderr.isatty() else "") + f"penstock: {line}", file=sys.stderr, flush=True)
+        self._last = line
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help='Text to continue; "-" reads it from standard input.')],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help='Text to continue; "-" reads it from standard input.', show_default=False),
+    ] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help='Read the prompt from a file; "-" is standard input.')
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Randomness; 0 is none.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep tokens up to this total probability.")] = None,
@@ -87,6 +115,7 @@ def generate(
     system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for the whole answer.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on when the connection is lost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event and line.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print numbers on standard error.")] = False,
     target: TargetOption = TARGET,
@@ -104,36 +133,50 @@ def generate(
         "logprobs": logprobs,
         "model": model,
         "timeout_s": timeout,
+        "retries": _RETRIES if resume else None,
+        "on_retry": RetryLines(),
     }
+    if (prompt is None) == (prompt_file is None):
+        raise typer.BadParameter("give either PROMPT or --prompt-file")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
 
     async def answer(request: Prompt) -> None:
         async with Client(target) as client:
             stream = client.generate(request, **options)
-            shown = request if isinstance(request, str) else ""
+            shown = request if isinstance(request, str) and prompt_file is None else ""
             generation = await stream_to_terminal(stream, prompt=shown, as_json=as_json)
         if stats:
             print(generation.summary(), file=sys.stderr)
 
     run_command(
-        lambda: answer(_prompt(prompt, chat=chat, system=system)),
+        lambda: answer(_prompt(_text(prompt, prompt_file), chat=chat, system=system)),
         target,
         as_json=as_json,
     )
 
 
 def _prompt(text: str, *, chat: bool, system: str | None) -> Prompt:
-    if text == "-":
-        text = _standard_input()
     if system is not None:
         return [{"role": "system", "content": system}, {"role": "user", "content": text}]
     return [{"role": "user", "content": text}] if chat else text
 
 
-def _standard_input() -> str:
-    """Standard input without its last newline, which `echo` and here-documents add."""
+def _text(prompt: str | None, file: str | None) -> str:
+    """The prompt, as it is, or what is in a file or on standard input."""
+    if prompt == "-" or file == "-":
+        return _decoded(sys.stdin.buffer.read(), "standard input")
+    if file is None:
+        return prompt or ""
     try:
-        return sys.stdin.buffer.read().decode().removesuffix("\n")
+        return _decoded(Path(file).read_bytes(), file)
+    except OSError as error:
+        raise InvalidRequestError(f"{file}: {error.strerror or error}") from None
+
+
+def _decoded(encoded: bytes, source: str) -> str:
+    """Text without its last newline, which `echo`, here-documents and editors add."""
+    try:
+        return encoded.decode().removesuffix("\n")
     except UnicodeDecodeError:
-        raise InvalidRequestError("standard input is not UTF-8 text") from None
+        raise InvalidRequestError(f"{source} is not UTF-8 text") from None

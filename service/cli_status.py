@@ -8,9 +8,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from penstock.client import Client
+from penstock import Client
 from penstock.v1.model_pb2 import Model, ModelState
-from penstock.v1.status_pb2 import Status, WorkerState
+from penstock.v1.status_pb2 import Status, StreamState, StreamStatus, WorkerState
 from service.terminal import TARGET, TargetOption, json_line, run_command
 
 _TIMEOUT_S = 10.0
@@ -19,46 +19,54 @@ _TIMEOUT_S = 10.0
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print the Status message as JSON.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it every second until Ctrl-C.")] = False,
+    streams: Annotated[bool, typer.Option("--streams", help="List every active stream.")] = False,
     target: TargetOption = TARGET,
 ) -> None:
     """Show the worker, the streams and the models of a server."""
     show = _watch if watch else _show
-    run_command(lambda: show(target, as_json=as_json), target, as_json=as_json, on_interrupt="")
+    run_command(
+        lambda: show(target, as_json=as_json, streams=streams), target, as_json=as_json, on_interrupt=""
+    )
 
 
-async def _show(target: str, *, as_json: bool) -> None:
+async def _show(target: str, *, as_json: bool, streams: bool) -> None:
     async with Client(target) as client:
-        now = await client.status(timeout_s=_TIMEOUT_S)
+        now = await client.status(include_streams=streams, timeout_s=_TIMEOUT_S)
     if as_json:
         print(json_line(now, zeros=True))
     else:
-        Console(highlight=False).print(status_table(now, target))
+        Console(highlight=False).print(status_table(now, target, streams=streams))
 
 
-async def _watch(target: str, *, as_json: bool) -> None:
+async def _watch(target: str, *, as_json: bool, streams: bool) -> None:
     console = Console(highlight=False)
     async with Client(target) as client:
-        updates = client.watch_status()
+        updates = client.watch_status(include_streams=streams)
         if as_json:
             async for now in updates:
                 print(json_line(now, zeros=True), flush=True)
         elif not console.is_terminal:
             async for now in updates:
-                console.print(status_table(now, target))
+                console.print(status_table(now, target, streams=streams))
         else:
             with Live(console=console, auto_refresh=False) as live:
                 async for now in updates:
-                    live.update(status_table(now, target), refresh=True)
+                    live.update(status_table(now, target, streams=streams), refresh=True)
 
 
-def status_table(now: Status, target: str) -> RenderableType:
-    """A status for a terminal of 80 columns or more."""
+def status_table(now: Status, target: str, *, streams: bool = False) -> RenderableType:
+    """A status for a terminal of 80 columns or more. streams: with one line for each active stream."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _rows(now, target):
         table.add_row(name, Text(value))
-    return Group(table, Text(), _models(now)) if now.models else table
+    parts: list[RenderableType] = [table]
+    if now.models:
+        parts += [Text(), _models(now)]
+    if streams:
+        parts += [Text(), _streams(now) if now.active_streams else Text("No active streams")]
+    return Group(*parts)
 
 
 def _rows(now: Status, target: str) -> list[tuple[str, str]]:
@@ -68,12 +76,17 @@ def _rows(now: Status, target: str) -> list[tuple[str, str]]:
         ("Server", f"Penstock {now.version} at {target}" + (", draining" if now.draining else "")),
         ("Uptime", _duration(now.uptime_s)),
         ("Worker", f"{state}, process {worker.pid or 'none'}, restarts {worker.restarts}"),
-        ("Memory", f"{_size(worker.rss_bytes)} resident, {_size(worker.kv_bytes)} KV cache"),
+        (
+            "Memory",
+            f"{_size(worker.rss_bytes)} resident, {_size(worker.kv_bytes)} KV cache, "
+            f"{_size(worker.parked_kv_bytes)} of it parked",
+        ),
         ("BLAS", worker.cpu_blas or "MLX's own"),
         ("Tokens", f"{worker.generated_tokens} in {worker.decode_steps} steps"),
         (
             "Batch",
-            f"{worker.running_rows} running, {worker.waiting_rows} waiting, {worker.paused_rows} paused",
+            f"{worker.running_rows} running, {worker.waiting_rows} waiting, {worker.paused_rows} paused, "
+            f"{worker.evictions} evictions",
         ),
         ("Streams", f"{streams.active} of {streams.max_active} active"),
         (
@@ -86,7 +99,46 @@ def _rows(now: Status, target: str) -> list[tuple[str, str]]:
             f"{ended.finished} finished, {ended.cancelled} cancelled, {ended.failed} failed, "
             f"{streams.refused} refused",
         ),
+        ("Slow", f"{streams.slow_consumers} slow consumers"),
+        ("Messages", _pool(now)),
     ]
+
+
+def _pool(now: Status) -> str:
+    if not now.HasField("message_pool"):
+        return "not pooled"
+    pool = now.message_pool
+    return (
+        f"{pool.in_use} of {pool.size} in use, {pool.idle} idle, {pool.hits} hits, {pool.misses} misses, "
+        f"{pool.retired} retired, {pool.trimmed} trimmed"
+    )
+
+
+def _streams(now: Status) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("Stream", no_wrap=True)
+    table.add_column("State", no_wrap=True)
+    for name in ("Sent", "Acked", "Credit", "Stalled", "Waiting"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("Parked", "Slow"):
+        table.add_column(name, no_wrap=True)
+    for stream in now.active_streams:
+        table.add_row(*(Text(cell) for cell in _stream_cells(stream)))
+    return table
+
+
+def _stream_cells(stream: StreamStatus) -> tuple[str, ...]:
+    return (
+        stream.request_id,
+        StreamState.Name(stream.state).removeprefix("STREAM_STATE_").lower(),
+        str(stream.sent),
+        str(stream.acked),
+        f"{stream.credit}/{stream.window}" if stream.credits_enforced else "-",
+        f"{stream.stalled_ms / 1000:.1f} s" if stream.stalled_ms else "-",
+        str(stream.waiting_tokens),
+        "yes" if stream.parked else "-",
+        "yes" if stream.slow else "-",
+    )
 
 
 def _models(now: Status) -> Table:

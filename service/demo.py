@@ -9,8 +9,7 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from penstock.client import Client
-from penstock.errors import PenstockError
+from penstock import Client, PenstockError
 from service.cli_generate import Generation, stream_to_terminal
 from service.terminal import run_command
 

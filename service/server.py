@@ -129,6 +129,8 @@ class Server:
                 ("grpc.keepalive_timeout_ms", options.keepalive_timeout_ms),
                 ("grpc.http2.min_ping_interval_without_data_ms", options.keepalive_time_ms // 2),
                 ("grpc.keepalive_permit_without_calls", 1),
+                # gRPC's own bandwidth probe suspends keepalive until it is answered, by default for 60 s.
+                ("grpc.http2.ping_timeout_ms", options.keepalive_timeout_ms),
                 # A second server on the same port is an error, not a silent sharing of its calls.
                 ("grpc.so_reuseport", 0),
             ]

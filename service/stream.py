@@ -153,7 +153,7 @@ class Stream:
                     self._pause_row()
             case Prefill():
                 self._progress = event
-                self._prompt_tokens = event.total
+                self._prompt_tokens = max(0, event.total - len(self._start.request.resume_ids))
                 if event.queue_position == 0:
                     self._place.apply(Input.PREFILL_STARTED)
             case Finished():

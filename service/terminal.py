@@ -19,6 +19,7 @@ from penstock.errors import (
     PenstockError,
     UnavailableError,
 )
+from penstock.retry import Retry
 
 TargetOption = Annotated[str, typer.Option(envvar=TARGET_VARIABLE, help="The server's HOST:PORT.")]
 TARGET = DEFAULT_TARGET
@@ -80,6 +81,16 @@ def error_line(error: PenstockError, target: str) -> str:
     if error.retry_after_s is not None:
         return f"{error}; try again in {error.retry_after_s:.3g} s"
     return str(error)
+
+
+def retry_line(retry: Retry) -> str:
+    """One line for a person whose stream goes on after a failure."""
+    error = retry.error
+    if isinstance(error, UnavailableError) and not error.reason:
+        if not error.request_id:
+            return "cannot reach the server, trying again"
+        return f"connection lost, resuming at token {retry.tokens_received}"
+    return f"{error}; resuming at token {retry.tokens_received}"
 
 
 def error_object(error: PenstockError) -> dict[str, Any]:

@@ -443,9 +443,11 @@ class Progress(_message.Message):
     queue_position: _builtins.int
     """Streams that the model takes up before this one. 0: this stream's prompt is being computed."""
     prompt_tokens_done: _builtins.int
-    """Prompt tokens computed so far."""
+    """Tokens computed so far."""
     prompt_tokens_total: _builtins.int
-    """Prompt tokens in all. 0 while the prompt is not tokenised yet."""
+    """Tokens to compute before the next one: the prompt's, as far as it is there, and those of
+    Resume.token_ids. 0 while the prompt is not tokenised yet.
+    """
     def __init__(
         self,
         *,

@@ -12,7 +12,7 @@ from penstock.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_ser
 from penstock.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from penstock.v1.status_pb2_grpc import add_StatusServiceServicer_to_server
 from tests.client.doubles import ScriptedServer
-from tests.client.drivers import ThreadedClient
+from tests.client.drivers import ThreadedClient, Waits
 
 AnyClient = Client | ThreadedClient
 
@@ -35,10 +35,26 @@ async def grpc_addr(grpc_servicer: ScriptedServer) -> AsyncIterator[str]:
     await server.stop(None)
 
 
-@pytest_asyncio.fixture(params=["Client", "SyncClient"])
-async def client(request: pytest.FixtureRequest, grpc_addr: str) -> AsyncIterator[AnyClient]:
-    kind = Client if request.param == "Client" else ThreadedClient
-    async with kind(grpc_addr) as client:
+@pytest.fixture(params=["Client", "SyncClient"])
+def client_kind(request: pytest.FixtureRequest) -> type[AnyClient]:
+    return Client if request.param == "Client" else ThreadedClient
+
+
+@pytest_asyncio.fixture
+async def client(client_kind: type[AnyClient], grpc_addr: str) -> AsyncIterator[AnyClient]:
+    async with client_kind(grpc_addr) as client:
+        yield client
+
+
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest_asyncio.fixture
+async def patient(client_kind: type[AnyClient], grpc_addr: str, waits: Waits) -> AsyncIterator[AnyClient]:
+    """A client whose waits between two calls are recorded in `waits` and take no time."""
+    async with client_kind(grpc_addr, **waits.options(client_kind)) as client:
         yield client
 
 

@@ -1,8 +1,10 @@
 """A servicer that plays scripts of the contract's server side and records what the client did."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Never
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Never
 
 import grpc
 from google.protobuf.message import Message
@@ -18,6 +20,7 @@ from penstock.v1.generation_pb2 import (
     FinishReason,
     GenerateRequest,
     GenerateResponse,
+    Start,
     Usage,
 )
 from penstock.v1.generation_pb2_grpc import GenerationServiceServicer
@@ -62,6 +65,12 @@ class Exchange:
         self._seq = 0
 
     @property
+    def prompt(self) -> str:
+        """The prompt as far as it has come, in `start` or in pieces."""
+        parts = [request.prompt_part.text for request in self.received]
+        return self.received[0].start.prompt + "".join(parts)
+
+    @property
     def acks(self) -> list[int]:
         """The acknowledged seqs, in order of arrival."""
         return [request.ack.seq for request in self.received if request.HasField("ack")]
@@ -75,6 +84,11 @@ class Exchange:
         self.received.append(request)
         self.log.append(f"< {request.WhichOneof('message')}")
         return request
+
+    async def read_prompt(self) -> None:
+        """Reads the pieces of the prompt to the last one."""
+        while (request := await self.read()) is not None and not request.prompt_part.last:
+            assert request.HasField("prompt_part")
 
     async def read_all(self) -> None:
         """Reads until the client closes its sending side."""
@@ -98,7 +112,8 @@ class Exchange:
     async def chunk(self, text: str = "x") -> None:
         """Sends the next chunk, whatever the credit."""
         self._seq += 1
-        await self.write(GenerateResponse(chunk=Chunk(seq=self._seq, token_ids=[self._seq], text=text)))
+        chunk = Chunk(seq=self._seq, token_offset=self._seq - 1, token_ids=[self._seq], text=text)
+        await self.write(GenerateResponse(chunk=chunk))
 
     async def chunks(self, count: int, window: int) -> None:
         """Sends chunks as a server that honours the window: reads when there is no credit."""
@@ -140,13 +155,118 @@ async def never_ending(exchange: Exchange) -> None:
     await asyncio.Event().wait()
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Ends a call: at `at` and, for "chunk", once `tokens` of the output are sent in all."""
+
+    tokens: int = 0
+    at: Literal["start", "accepted", "chunk", "tail", "finished"] = "chunk"
+    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    message: str = "Socket closed"
+    details: Sequence[Message] = ()
+
+
+class ResumableAnswer:
+    """A script: one answer that keeps the contract of resume and whose calls end at one cut each.
+
+    Output token n (from 1) has the id n and the text texts[n - 1]; `tail` is text held back to the end.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        *,
+        cuts: Iterable[Cut] = (),
+        tail: str = "",
+        per_chunk: int = 1,
+        window: int = 4,
+    ) -> None:
+        self.cuts = deque(cuts)
+        self.starts: list[Start] = []
+        self.exchanges: list[Exchange] = []
+        self.time_remaining_s: list[float | None] = []
+        self._texts = texts
+        self._tail = tail
+        self._per_chunk = per_chunk
+        self._window = window
+
+    @property
+    def text(self) -> str:
+        """The whole answer."""
+        return "".join(self._texts) + self._tail
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.exchanges.append(exchange)
+        self.time_remaining_s.append(exchange.context.time_remaining())
+        request = await exchange.read()
+        assert request is not None
+        start = request.start
+        self.starts.append(start)
+        cut = self.cuts.popleft() if self.cuts else Cut(-1)
+        await self._cut(exchange, cut, "start")
+        held = list(start.resume.token_ids)
+        if held != list(range(1, len(held) + 1)):
+            await exchange.fail(grpc.StatusCode.INVALID_ARGUMENT, "start.resume.token_ids: not this answer")
+        await exchange.write(
+            GenerateResponse(
+                accepted=Accepted(
+                    request_id=start.request_id or f"made-{len(self.starts)}",
+                    model=start.model or "tiny",
+                    seed=start.sampling.seed if start.sampling.HasField("seed") else 1000 + len(self.starts),
+                    max_unacked_chunks=self._window,
+                    model_fingerprint="print",
+                )
+            )
+        )
+        await self._cut(exchange, cut, "accepted")
+        if start.HasField("prompt_parts"):
+            await exchange.read_prompt()
+        await self._chunks(exchange, cut, len(held), start.resume.last_seq)
+        usage = Usage(prompt_tokens=3, completion_tokens=len(self._texts))
+        await exchange.write(GenerateResponse(finished=Finished(usage=usage)))
+        await self._cut(exchange, cut, "finished")
+        await exchange.read_all()
+
+    async def _chunks(self, exchange: Exchange, cut: Cut, token: int, seq: int) -> None:
+        acked = seq
+        while token < len(self._texts):
+            await self._cut(exchange, cut, "chunk", token)
+            while seq - acked >= self._window:
+                request = await exchange.read()
+                assert request is not None
+                assert acked < request.ack.seq <= seq
+                acked = request.ack.seq
+            end = min(token + self._per_chunk, len(self._texts))
+            if token < cut.tokens < end:
+                end = cut.tokens
+            seq += 1
+            ids, text = range(token + 1, end + 1), "".join(self._texts[token:end])
+            await exchange.write(
+                GenerateResponse(chunk=Chunk(seq=seq, token_offset=token, token_ids=ids, text=text))
+            )
+            token = end
+        await self._cut(exchange, cut, "chunk", token)
+        if self._tail:
+            await exchange.write(
+                GenerateResponse(chunk=Chunk(seq=seq + 1, token_offset=token, text=self._tail))
+            )
+            await self._cut(exchange, cut, "tail")
+
+    async def _cut(self, exchange: Exchange, cut: Cut, at: str, tokens: int = 0) -> None:
+        if cut.at == at and cut.tokens == tokens:
+            await exchange.fail(cut.code, cut.message, *cut.details)
+
+
 class ScriptedServer(GenerationServiceServicer, ModelServiceServicer, StatusServiceServicer):
     """Plays `script` for each Generate call; the other calls answer with fixed messages."""
 
     def __init__(self) -> None:
         self.script: Script = short_answer
         self.exchanges: asyncio.Queue[Exchange] = asyncio.Queue()
+        self.loading = 0  # times that ListModels shows no model yet; -1: it never answers
+        self.models_asked = asyncio.Event()
         self.counted: list[CountTokensRequest] = []
+        self.status_requests: list[GetStatusRequest | WatchStatusRequest] = []
         self.watchers_gone = asyncio.Event()
         self.status = Status(
             version="0.1.0",
@@ -178,6 +298,12 @@ class ScriptedServer(GenerationServiceServicer, ModelServiceServicer, StatusServ
         return CountTokensResponse(prompt_tokens=7, model="tiny")
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
+        self.models_asked.set()
+        if self.loading < 0:
+            await asyncio.Event().wait()
+        if self.loading:
+            self.loading -= 1
+            return ListModelsResponse()
         return ListModelsResponse(models=self.status.models)
 
     async def GetModel(self, request: GetModelRequest, context: Context) -> GetModelResponse:
@@ -190,11 +316,13 @@ class ScriptedServer(GenerationServiceServicer, ModelServiceServicer, StatusServ
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no")
 
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:
+        self.status_requests.append(request)
         return GetStatusResponse(status=self.status)
 
     async def WatchStatus(
         self, request: WatchStatusRequest, context: Context
     ) -> AsyncIterator[WatchStatusResponse]:
+        self.status_requests.append(request)
         try:
             while True:
                 yield WatchStatusResponse(status=self.status)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
-from typing import TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack, cast
 
 from penstock import GenerateOptions, Prompt, SyncClient, SyncStream
 from penstock.receiver import StreamResults
@@ -17,8 +17,7 @@ class ThreadedStream(StreamResults):
     """A SyncStream that is driven from threads, one step at a time."""
 
     def __init__(self, stream: SyncStream) -> None:
-        super().__init__()
-        self._receiver = stream._receiver
+        super().__init__(stream._receiver)
         self._stream = stream
 
     def __aiter__(self) -> AsyncGenerator[Chunk, None]:
@@ -37,8 +36,8 @@ class ThreadedStream(StreamResults):
 class ThreadedClient:
     """A SyncClient that is driven from threads; it owns the client."""
 
-    def __init__(self, target: str) -> None:
-        self._client = SyncClient(target)
+    def __init__(self, target: str, **options: Any) -> None:
+        self._client = SyncClient(target, **options)
 
     async def __aenter__(self) -> "ThreadedClient":
         return self
@@ -63,11 +62,13 @@ class ThreadedClient:
     async def models(self) -> list[Model]:
         return await asyncio.to_thread(self._client.models)
 
-    async def status(self) -> Status:
-        return await asyncio.to_thread(self._client.status)
+    async def status(self, *, include_streams: bool = False) -> Status:
+        return await asyncio.to_thread(lambda: self._client.status(include_streams=include_streams))
 
-    def watch_status(self, *, interval_ms: int | None = None) -> AsyncIterator[Status]:
-        return _steps(self._client.watch_status(interval_ms=interval_ms))
+    def watch_status(
+        self, *, interval_ms: int | None = None, include_streams: bool = False
+    ) -> AsyncIterator[Status]:
+        return _steps(self._client.watch_status(interval_ms=interval_ms, include_streams=include_streams))
 
 
 async def _steps(items: Iterator[_T]) -> AsyncGenerator[_T, None]:
@@ -76,3 +77,26 @@ async def _steps(items: Iterator[_T]) -> AsyncGenerator[_T, None]:
             yield item
     finally:
         cast(Generator[_T, None, None], items).close()
+
+
+class Waits:
+    """Time for a client: its clock moves by what the client waits, and no wait takes time. Chance is 1/2."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.waited_s: list[float] = []
+
+    def options(self, kind: type[object]) -> dict[str, Any]:
+        """Arguments of a client of this kind."""
+        return {
+            "_clock": lambda: self.now_s,
+            "_random": lambda: 0.5,
+            "_sleep": self._sleep if kind is ThreadedClient else self._aio_sleep,
+        }
+
+    def _sleep(self, wait_s: float) -> None:
+        self.waited_s.append(wait_s)
+        self.now_s += wait_s
+
+    async def _aio_sleep(self, wait_s: float) -> None:
+        self._sleep(wait_s)

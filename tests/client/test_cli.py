@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import pytest
@@ -19,10 +20,12 @@ from penstock import (
     InvalidRequestError,
     OverloadedError,
     PenstockError,
+    Retry,
     UnavailableError,
 )
-from service.terminal import error_line, exit_code
-from tests.client.doubles import Exchange, ScriptedServer, never_ending
+from penstock.v1.status_pb2 import MessagePool, StreamState, StreamStatus
+from service.terminal import error_line, exit_code, retry_line
+from tests.client.doubles import Cut, Exchange, ResumableAnswer, ScriptedServer, never_ending
 
 # A shell that starts the tests in the background has SIGINT ignored, and children inherit that.
 PROGRAM = """
@@ -46,9 +49,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Penstock:
-    """Starts the commands against one server."""
+    """Starts the commands against one server. variables: of their environment, besides the target."""
 
     target: str
+    variables: tuple[tuple[str, str], ...] = ()
 
     async def start(
         self, *arguments: str, stdout: int = asyncio.subprocess.PIPE
@@ -61,7 +65,13 @@ class Penstock:
             stdin=asyncio.subprocess.PIPE,
             stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PENSTOCK_TARGET": self.target, "COLUMNS": "80", "TERM": "dumb"},
+            env={
+                **os.environ,
+                "PENSTOCK_TARGET": self.target,
+                "COLUMNS": "80",
+                "TERM": "dumb",
+                **dict(self.variables),
+            },
         )
 
     async def __call__(self, *arguments: str, text: str = "") -> Result:
@@ -124,6 +134,67 @@ async def test_generate_json_and_stats(penstock: Penstock) -> None:
     assert events[3]["finished"]["usage"] == {"prompt_tokens": 3, "completion_tokens": 2}
     assert result.err.startswith("3 prompt tokens, 2 tokens, TTFT ")
     assert result.err.endswith("acks 1, window 4, lowest credit 2\n")
+
+
+async def test_generate_reads_a_long_file(
+    penstock: Penstock, grpc_servicer: ScriptedServer, tmp_path: Path
+) -> None:
+    long = "Grüße\n" * 10_000
+    file = tmp_path / "prompt.txt"
+    file.write_text(long + "\n", encoding="utf-8")
+    grpc_servicer.script = ResumableAnswer(["Once ", "more"])
+    assert (await penstock("generate", "--prompt-file", str(file))).out == "Once more\n"
+    exchange = await grpc_servicer.exchanges.get()
+    assert exchange.prompt == long
+    assert exchange.received[0].start.WhichOneof("input") == "prompt_parts"
+    assert (await penstock("generate", "--prompt-file", "-", text=long + "\n")).code == 0
+    assert (await grpc_servicer.exchanges.get()).prompt == long
+
+
+async def test_a_prompt_that_cannot_be_read(penstock: Penstock, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.txt")
+    result = await penstock("generate", "--prompt-file", missing)
+    assert result == Result(2, "", f"penstock: {missing}: No such file or directory\n")
+    assert (await penstock("generate")).code == 2
+    assert (await penstock("generate", "Hello", "--prompt-file", missing)).code == 2
+
+
+async def test_a_bad_size_in_the_environment(grpc_addr: str) -> None:
+    result = await Penstock(grpc_addr, (("STREAM_REQUEST_CHUNK_SIZE", "32k"),))("generate", "Hello")
+    line = "STREAM_REQUEST_CHUNK_SIZE: got '32k'; allowed: 1024 to 67108864 bytes"
+    assert result == Result(2, "", f"penstock: {line}\n")
+
+
+async def test_generate_resumes(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:
+    grpc_servicer.script = ResumableAnswer(["Once ", "more", "."], cuts=[Cut(1), Cut(at="start"), Cut(2)])
+    result = await penstock("generate", "Hello", "--resume", "--stats")
+    assert (result.code, result.out) == (0, "Once more.\n")
+    *lines, numbers = result.err.splitlines()
+    assert lines == [
+        "penstock: connection lost, resuming at token 1",
+        "penstock: connection lost, resuming at token 2",
+    ]
+    assert numbers.endswith("resumes 2")
+
+
+async def test_generate_resumes_with_json(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:
+    grpc_servicer.script = ResumableAnswer(["Once ", "more"], cuts=[Cut(1)])
+    result = await penstock("generate", "Hello", "--resume", "--json")
+    events = [json.loads(line) for line in result.out.splitlines()]
+    kinds = [next(iter(event)) for event in events]
+    assert kinds == ["accepted", "chunk", "accepted", "chunk", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UnavailableError("Socket closed", request_id="r"), "connection lost, resuming at token 5"),
+        (UnavailableError("refused"), "cannot reach the server, trying again"),
+        (UnavailableError("Stopping.", reason="DRAINING"), "Stopping. (DRAINING); resuming at token 5"),
+    ],
+)
+def test_retry_lines(error: PenstockError, line: str) -> None:
+    assert retry_line(Retry(error, tokens_received=5, wait_s=1.0, ready_s=5.0)) == line
 
 
 async def test_an_error_is_one_line_and_an_exit_code(
@@ -239,7 +310,42 @@ async def test_status_table(penstock: Penstock) -> None:
     assert shown["Worker"] == "ready, process 42, restarts 0"
     assert shown["Streams"] == "3 of 64 active"
     assert shown["BLAS"] == "openblas"
+    assert shown["Messages"] == "not pooled"
     assert shown["tiny"].startswith("(default) ready 1.2 M")
+
+
+async def test_status_streams(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:
+    grpc_servicer.status.streams.slow_consumers = 7
+    grpc_servicer.status.message_pool.CopyFrom(MessagePool(size=1000, in_use=3, hits=12))
+    grpc_servicer.status.active_streams.extend(
+        [
+            StreamStatus(
+                request_id="0123456789abcdef",
+                state=StreamState.STREAM_STATE_STALLED,
+                sent=1200,
+                acked=1100,
+                window=100,
+                credits_enforced=True,
+                stalled_ms=2345,
+                waiting_tokens=64,
+                parked=True,
+                slow=True,
+            ),
+            StreamStatus(request_id="plain", state=StreamState.STREAM_STATE_STREAMING, sent=5, credit=3),
+        ]
+    )
+    result = await penstock("status", "--streams")
+    assert (result.code, result.err) == (0, "")
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert max(len(line) for line in result.out.splitlines()) <= 80
+    assert "Stream State Sent Acked Credit Stalled Waiting Parked Slow" in lines
+    assert "0123456789abcdef stalled 1200 1100 0/100 2.3 s 64 yes yes" in lines
+    assert "plain streaming 5 0 - - 0 - -" in lines
+    assert "Slow 7 slow consumers" in lines
+    assert "Messages 3 of 1000 in use, 0 idle, 12 hits, 0 misses, 0 retired, 0 trimmed" in lines
+    shown = json.loads((await penstock("status", "--streams", "--json")).out)
+    assert [stream["sent"] for stream in shown["active_streams"]] == ["1200", "5"]
+    assert [request.include_streams for request in grpc_servicer.status_requests] == [True, True]
 
 
 async def test_status_json(penstock: Penstock) -> None:
@@ -251,7 +357,7 @@ async def test_status_json(penstock: Penstock) -> None:
 
 
 async def test_status_watch_until_ctrl_c(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:
-    process = await penstock.start("status", "--watch", "--json")
+    process = await penstock.start("status", "--watch", "--json", "--streams")
     assert process.stdout is not None
     for _ in range(3):
         assert json.loads(await process.stdout.readline())["version"] == "0.1.0"
@@ -259,3 +365,4 @@ async def test_status_watch_until_ctrl_c(penstock: Penstock, grpc_servicer: Scri
     _, err = await process.communicate()
     assert (process.returncode, err) == (130, b"")
     await asyncio.wait_for(grpc_servicer.watchers_gone.wait(), 10)
+    assert [request.include_streams for request in grpc_servicer.status_requests] == [True]

@@ -34,6 +34,8 @@ ALL: GenerateOptions = {
     "max_tokens_per_chunk": 2,
     "timeout_s": 1.0,
     "metadata": [("key", "value")],
+    "retries": 3,
+    "on_retry": print,
 }
 
 
