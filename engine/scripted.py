@@ -143,7 +143,7 @@ class ScriptedEngine:
         rows = self._rows.values()
         counters = EngineCounters(
             running_rows=sum(row.running and not row.paused for row in rows),
-            waiting_rows=sum(row.waiting and not row.paused for row in rows),
+            waiting_rows=sum(row.waiting and not row.paused for row in rows) + len(self._pieces),
             paused_rows=sum(row.paused for row in rows),
             kv_bytes=0,
             decode_steps=self._steps,

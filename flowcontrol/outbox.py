@@ -70,7 +70,7 @@ class Outbox(Generic[Item]):
         items = self._items
         if not items:
             return None
-        alone = len(items) == 1
+        alone = len(items) == 1 or self._rule.most == 1
         fill = 0.0 if alone else max(self._credits.fill, len(items) / self._max_backlog)
         seq = self._credits.spend()
         if seq is None:
@@ -109,7 +109,9 @@ class Outbox(Generic[Item]):
     def full(self) -> bool:
         """The source must stop: the backlog is at its bound, or one whole chunk waits for credit."""
         waiting = len(self._items)
-        return waiting >= self._max_backlog or (waiting >= self._rule.most and not self._credits.open)
+        if waiting < self._rule.most:  # By far the commonest: this is asked for every token.
+            return False
+        return waiting >= self._max_backlog or not self._credits.open
 
     @property
     def drained(self) -> bool:

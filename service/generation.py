@@ -204,7 +204,7 @@ async def _read_rest(stream: Stream, context: Context) -> None:
                 case None:
                     text = "a message must hold one of prompt_part, ack, cancel"
                     raise ServiceError(Reason.PROTOCOL_VIOLATION, text)
-        if stream.parts_missing:
+        if stream.parts.missing:
             await asyncio.sleep(_LOST_CALLER_S)
         stream.take_half_close()
     except ServiceError as error:

@@ -20,8 +20,9 @@ from flowcontrol.stream_state import Input
 from flowcontrol.timers import Timer, Timers
 from penstock.v1 import generation_pb2 as pb
 from service import responses
-from service.errors import ServiceError, Violation
+from service.errors import ServiceError
 from service.options import StreamOptions
+from service.prompt_parts import PromptParts
 from service.responses import ChunkMessage, Piece
 from service.start_message import StartMessage
 from service.stream_snapshot import StreamSnapshot
@@ -57,8 +58,9 @@ class Stream:
         self.wake = asyncio.Event()
         self.ended = False
         """Whether next_message has given the last message."""
-        self.parts_missing = isinstance(start.request.input, PartsInput)
-        """Whether pieces of the prompt are still to come."""
+        self.parts = PromptParts(
+            awaited=isinstance(start.request.input, PartsInput), max_bytes=options.max_prompt_bytes
+        )
         self._engine = engine
         self._place = place
         self._start = start
@@ -88,7 +90,6 @@ class Stream:
         self._rearm: Rearm | None = None
         self._row: int | None = None
         self._row_paused = False
-        self._parts_bytes = 0
         self._progress: Prefill | None = None
         self._notice: pb.GenerateResponse | None = None
         self._prompt_tokens = 0
@@ -113,7 +114,7 @@ class Stream:
         """Have `rearm` told of the next deadline from now on; when it passes, call timed_out."""
         self._rearm = rearm
         self._timers.set(Timer.DEADLINE, self._submitted_s + self._options.default_timeout_s)
-        if self.parts_missing:
+        if self.parts.missing:
             self._timers.set(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
         rearm(self._timers.next_deadline())
 
@@ -168,17 +169,7 @@ class Stream:
 
     def take_prompt_part(self, text: str, *, last: bool) -> None:
         """Raises ServiceError for a piece that may not come, or is too long."""
-        if not self.parts_missing:
-            again = isinstance(self._start.request.input, PartsInput)
-            problem = "came after the last one" if again else "came, but start has no prompt_parts"
-            raise ServiceError(Reason.PROTOCOL_VIOLATION, f"prompt_part: {problem}")
-        self._parts_bytes += len(text.encode())
-        most = self._options.max_prompt_bytes
-        if self._parts_bytes > most:
-            violation = Violation("prompt_part.text", f"got over {most} bytes in all pieces; allowed: {most}")
-            text = f"{violation.field}: {violation.description}"
-            raise ServiceError(Reason.INVALID_REQUEST, text, violations=[violation])
-        self.parts_missing = not last
+        self.parts.take(text, last=last)
         if last:
             self._clear_timer(Timer.IDLE)
         else:
@@ -198,9 +189,7 @@ class Stream:
 
     def take_half_close(self) -> None:
         """No more acks will come. Raises ServiceError when pieces of the prompt are missing."""
-        if self.parts_missing:
-            text = "prompt_part: the caller closed its side before the last piece"
-            raise ServiceError(Reason.PROTOCOL_VIOLATION, text)
+        self.parts.check_complete()
         self._credits.half_close()
         self._ack_times.clear()
         self.wake.set()

@@ -263,7 +263,7 @@ class StepLoop:
     def _counters(self) -> EngineCounters:
         return EngineCounters(
             running_rows=len(self._batch),
-            waiting_rows=sum(not row.paused for row in self._waiting),
+            waiting_rows=sum(row.uid is None and not row.paused for row in self._rows.values()),
             paused_rows=sum(row.paused for row in self._rows.values()),
             kv_bytes=self._batch.kv_bytes + self._parking.bytes,
             decode_steps=self._steps,

@@ -475,7 +475,7 @@ class Worker(_message.Message):
     running_rows: _builtins.int
     """Rows in the decode batch."""
     waiting_rows: _builtins.int
-    """Rows that wait for a place in the batch or have their prompt computed."""
+    """Rows that wait for a place in the batch or for more of their prompt."""
     paused_rows: _builtins.int
     """Rows taken out of the batch because their reader has no credit."""
     kv_bytes: _builtins.int
