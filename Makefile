@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
+PEERS := build/peers
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SERVICES := $(shell grep -l '^service ' protos/penstock/v1/*.proto)
 
@@ -61,8 +62,21 @@ protos-check: setup
 	@diff -r -x '__init__.py' -x '__pycache__' build/protos/penstock/v1 penstock/v1 || \
 	  { echo "penstock/v1 is not up to date with protos/: run 'make protos' and commit"; exit 1; }
 
-bench: setup ## Run the benchmarks and print the tables
+bench: setup ## Run all benchmarks but that of the peers (half an hour)
 	@$(BIN)/python -m benchmarks
+
+bench-stall: setup ## What stalled clients cost the others: the quick form, below a minute
+	@$(BIN)/python -m benchmarks --only stall --quick --json build/benchmarks
+
+bench-peers: setup $(PEERS)/mlx-lm/.built $(PEERS)/smg/.built ## The same beside mlx_lm.server and SMG's MLX servicer
+	@$(BIN)/python -m benchmarks --only peers
+
+# A peer that cannot be installed here is left out of the benchmark.
+$(PEERS)/%/.built: benchmarks/peers/%.txt | setup
+	@echo "Setting up $(@D) ..."
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D) && \
+	  $(BIN)/uv pip install --quiet --python $(@D)/bin/python -r $< && touch $@ || \
+	  { rm -rf $(@D); echo "$(@D) cannot be set up; going on without it"; }
 
 fmt: setup ## Format everything
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

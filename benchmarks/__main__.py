@@ -2,22 +2,64 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
-from benchmarks import messages, serving
+from benchmarks import (
+    buffers,
+    coalescing,
+    messages,
+    per_message,
+    pooling,
+    serving,
+    stall,
+    stalled_memory,
+)
 from benchmarks.measure import Comparison
+from benchmarks.plots import draw_comparisons
 from benchmarks.report import Report, make_report, print_report, write_json
+from benchmarks.result import Result, print_result
 
 _RESULTS = Path(__file__).parent / "results"
 _CASE_LIMIT_S = {"full": 20.0, "quick": 8.0}
 
 
+class _Compare(Protocol):
+    """Yields the comparisons of a benchmark as they are done."""
+
+    def __call__(self, *, quick: bool, repetitions: int, limit_s: float) -> Iterator[Comparison]: ...
+
+
+class _Run(Protocol):
+    def __call__(self, *, quick: bool) -> Result: ...
+
+
+_COMPARISONS: dict[str, tuple[_Compare, str, str, str]] = {
+    "engine": (serving.run, "serving", "engine alone", "server"),
+    "messages": (messages.run, "messages", "bare handler", "full servicer"),
+}
+_OTHERS: dict[str, tuple[_Run, Callable[[Result, Path], None]]] = {
+    "stall": (stall.run, stall.plot),
+    "stalled-memory": (stalled_memory.run, stalled_memory.plot),
+    "buffers": (buffers.run, buffers.plot),
+    "pooling": (pooling.run, pooling.plot),
+    "coalescing": (coalescing.run, coalescing.plot),
+    "per-message": (per_message.run, per_message.plot),
+    "peers": (stall.run_peers, stall.plot),
+}
+# Peers need what `make bench-peers` builds.
+_ALL = tuple(name for name in (*_COMPARISONS, *_OTHERS) if name != "peers")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
-    parser.add_argument("--quick", action="store_true", help="fewer cases and shorter runs, below 90 s")
-    parser.add_argument("--only", choices=("engine", "messages"), help="one of the benchmarks")
-    parser.add_argument("--json", type=Path, metavar="DIRECTORY", help="where to write the results as JSON")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="runs of each side (default 5, quick 3)")
+    parser.add_argument("--quick", action="store_true", help="fewer cases and shorter runs")
+    parser.add_argument("--only", choices=(*_COMPARISONS, *_OTHERS), help="one of the benchmarks")
+    parser.add_argument("--json", type=Path, metavar="DIRECTORY", help="where to write the results")
+    parser.add_argument(
+        "--repetitions", type=int, metavar="N", help="engine, messages: runs of each side (5, quick 3)"
+    )
     return parser.parse_args()
 
 
@@ -35,22 +77,29 @@ def main() -> None:
     limit_s = _CASE_LIMIT_S["quick" if quick else "full"]
     # A quick run does not replace the results of a full one, unless it is told where to write.
     directory: Path | None = arguments.json or (None if quick else _RESULTS)
-    if arguments.only != "messages":
-        cases = serving.run(quick=quick, repetitions=repetitions, limit_s=limit_s)
-        report = make_report("serving", "engine alone", "server", [_told(case) for case in cases])
-        _show(report, directory)
-    if arguments.only != "engine":
-        cases = messages.run(quick=quick, repetitions=repetitions, limit_s=limit_s)
-        report = make_report("messages", "bare handler", "full servicer", [_told(case) for case in cases])
-        _show(report, directory)
+    for name in (arguments.only,) if arguments.only else _ALL:
+        if name in _COMPARISONS:
+            compare, title, reference, subject = _COMPARISONS[name]
+            cases = compare(quick=quick, repetitions=repetitions, limit_s=limit_s)
+            _show(make_report(title, reference, subject, [_told(case) for case in cases]), directory)
+        else:
+            run, plot = _OTHERS[name]
+            result = run(quick=quick)
+            if directory is not None:
+                write_json(result, directory / f"{name}.json")
+                plot(result, directory / f"{name}.png")
+                print(f"Written: {name}.json and {name}.png in {directory}")
+            print_result(result)
 
 
 def _show(report: Report, directory: Path | None) -> None:
     print_report(report)
     sys.stdout.flush()
     if directory is not None:
-        write_json(report, directory / f"{report.benchmark}.json")
-        print(f"Written: {report.benchmark}.json in {directory}")
+        name = report.benchmark
+        write_json(report, directory / f"{name}.json")
+        draw_comparisons(directory / f"{name}.png", report)
+        print(f"Written: {name}.json and {name}.png in {directory}")
 
 
 if __name__ == "__main__":

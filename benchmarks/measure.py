@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from benchmarks.jobs import Job, Outcome
+from benchmarks.jobs import Job, Outcome, encode
 from benchmarks.processes import Child, cpu_s, machine_busy_s
 
 
@@ -30,17 +30,20 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Side:
-    """Something that answers jobs: `asked` gets them, `measured` does the work; perhaps one process."""
+    """Something that answers jobs: `asked` gets them, `measured` does the work; perhaps one process.
 
-    def __init__(self, asked: Child, measured: Child, target: str = "") -> None:
+    changes: fields of every job that are this side's own.
+    """
+
+    def __init__(self, asked: Child, measured: Child, target: str = "", **changes: int) -> None:
         self._asked = asked
         self._measured = measured
-        self._target = target
+        self._changes: dict[str, str | int] = {"target": target, **changes}
 
     def run(self, job: Job) -> Sample:
-        job = msgspec.structs.replace(job, target=self._target)
+        job = msgspec.structs.replace(job, **self._changes)
         before, began_s = self._cpu(), time.perf_counter()
-        answer = self._asked.ask(msgspec.json.encode(job).decode())
+        answer = self._asked.ask(encode(job))
         took_s, after = time.perf_counter() - began_s, self._cpu()
         measured, client, machine = (
             None if a is None or b is None else a - b for a, b in zip(after, before, strict=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from benchmarks.jobs import Job
 from benchmarks.measure import Comparison, Side, alternate, compare
 from benchmarks.processes import Child
+from benchmarks.scripted_server import ScriptedOptions
 
 # Tokens that each of so many streams gets in a run: enough for a run of about two seconds.
 _TOKENS = {1: 15_000, 10: 2_500, 100: 300}
@@ -16,8 +17,8 @@ _CASES = ((1, 1), (10, 1), (100, 1), (100, 16))
 def run(*, quick: bool, repetitions: int, limit_s: float) -> Iterator[Comparison]:
     """The bare handler always writes one token a message. quick: shorter runs. limit_s: as in serving.run."""
     with (
-        Child("benchmarks.scripted_server", "bare") as bare_server,
-        Child("benchmarks.scripted_server", "full") as full_server,
+        Child("benchmarks.scripted_server", ScriptedOptions(kind="bare").encoded()) as bare_server,
+        Child("benchmarks.scripted_server", ScriptedOptions().encoded()) as full_server,
         Child("benchmarks.load_client") as client,
     ):
         client.read_line()

@@ -1,9 +1,11 @@
-"""Child processes of a benchmark and the CPU time that they and the machine use."""
+"""Child processes of a benchmark, and the CPU time and memory that they and the machine use."""
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,22 +15,37 @@ _END_TIMEOUT_S = 20.0
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
 # Fields of /proc/PID/stat after the name in parentheses: utime, stime, and those of ended children.
 _CPU_FIELDS = slice(11, 15)
+# A process counts as idle when it used less than this share of a core while it was looked at for so long.
+_IDLE_SHARE = 0.1
+_IDLE_LOOK_S = 0.25
 
 
 class Child:
-    """A Python process that talks in lines. Ended, with what it started, when the block is left."""
+    """A Python process that talks in lines. Ended, with what it started, when the block is left.
 
-    def __init__(self, module: str, *arguments: str, environ: dict[str, str] | None = None) -> None:
+    python: the interpreter, this one's unless told. log: a file for its standard error.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        environ: dict[str, str] | None = None,
+        python: str = sys.executable,
+        log: Path | None = None,
+    ) -> None:
         # Options of a server that happen to be set here must not change what is measured.
         clean = {key: value for key, value in os.environ.items() if not key.upper().startswith("PENSTOCK_")}
         self._module = module
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=clean | (environ or {}),
-        )
+        with ExitStack() as stack:
+            self._process = subprocess.Popen(
+                [python, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stack.enter_context(log.open("w")) if log is not None else None,
+                text=True,
+                env=clean | (environ or {}),
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -77,13 +94,42 @@ def machine_busy_s() -> float | None:
     return sum(int(fields[index]) for index in _BUSY_FIELDS) / os.sysconf("SC_CLK_TCK")
 
 
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process and of all below it; 0 where there is no /proc."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        children = _children(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(rss_bytes(child) for child in children)
+
+
+def wait_until_idle(pid: int, *, limit_s: float) -> bool:
+    """Wait until a process and all below it use next to no CPU; False when that was not so in limit_s."""
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < limit_s:
+        before_s = cpu_s([pid])
+        time.sleep(_IDLE_LOOK_S)
+        after_s = cpu_s([pid])
+        if before_s is None or after_s is None or after_s - before_s < _IDLE_SHARE * _IDLE_LOOK_S:
+            return True
+    return False
+
+
 def _ticks(pid: int) -> int:
     """Clock ticks of a process, of its children that have ended and of those that run."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        children = _children(pid)
     except (FileNotFoundError, ProcessLookupError):
         return 0
     own = sum(int(field) for field in stat.rpartition(")")[2].split()[_CPU_FIELDS])
     return own + sum(_ticks(child) for child in children)
+
+
+def _children(pid: int) -> list[int]:
+    """Raises FileNotFoundError or ProcessLookupError when the process has ended."""
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]

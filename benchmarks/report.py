@@ -19,35 +19,41 @@ _WIDTH = 120
 _PACKAGES = ("mlx", "mlx-lm", "grpcio", "protobuf", "uvloop")
 
 
-class Report(msgspec.Struct, frozen=True):
-    """One benchmark: where it ran, in general terms, and what came out."""
+class Environment(msgspec.Struct, frozen=True):
+    """Where a benchmark ran, in general terms."""
 
-    benchmark: str
-    reference: str
-    subject: str
     cores: int
     architecture: str
     python: str
     packages: dict[str, str]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One benchmark of comparisons: where it ran and what came out."""
+
+    benchmark: str
+    reference: str
+    subject: str
+    environment: Environment
     comparisons: list[Comparison]
 
 
-def make_report(benchmark: str, reference: str, subject: str, comparisons: Sequence[Comparison]) -> Report:
-    return Report(
-        benchmark=benchmark,
-        reference=reference,
-        subject=subject,
+def this_environment() -> Environment:
+    return Environment(
         cores=os.cpu_count() or 0,
         architecture=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         packages={name: version(name) for name in _PACKAGES},
-        comparisons=list(comparisons),
     )
 
 
-def write_json(report: Report, path: Path) -> None:
+def make_report(benchmark: str, reference: str, subject: str, comparisons: Sequence[Comparison]) -> Report:
+    return Report(benchmark, reference, subject, this_environment(), list(comparisons))
+
+
+def write_json(result: msgspec.Struct, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(_rounded(report)), indent=2) + b"\n")
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(_rounded(result)), indent=2) + b"\n")
 
 
 def _rounded(value: object) -> object:

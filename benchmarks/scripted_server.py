@@ -1,35 +1,64 @@
-"""A gRPC server without a model, for measuring what a message costs.
+"""A gRPC server without a model, for measuring everything around a model.
 
-Usage: python -m benchmarks.scripted_server full|bare. `full` is the servicer on a scripted engine; `bare`
-is the same server with a handler that only writes chunks. Prints its address; runs until stdin ends.
+Usage: python -m benchmarks.scripted_server OPTIONS, with ScriptedOptions as JSON. Prints its address;
+then answers every line with its Internals as JSON, until stdin ends. The line "trim" has its allocators
+give back to the system what is free, where they can.
 """
 
 import asyncio
+import contextlib
+import ctypes
+import gc
+import itertools
 import sys
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
-import grpc
+import msgspec
 import uvloop
 
+from benchmarks.timed import TimedEngine, TimedServicer, TimeSpent
 from config import load
 from engine.contract import Engine
-from engine.scripted import ScriptedEngine, counting_script
+from engine.requests import GenerationRequest
+from engine.scripted import Script, ScriptedEngine, counting_script
 from penstock.v1 import generation_pb2 as pb
-from service.assembly import configure_logging, server_options, stream_options
-from service.generation import GenerationServicer
-from service.options import ServerOptions, StreamOptions
+from service.assembly import configure_logging, pool_options, server_options, stream_options
+from service.generation import Context, GenerationServicer
 from service.server import Server
 
-MAX_STREAMS = 256
 _CONTEXT_TOKENS = 1 << 20
-_FLAGS = {
-    "server": {"port": 0},
-    "stream_registry": {"max_active_streams": MAX_STREAMS},
-    "logging": {"level": "warning"},
-}
 
-Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+
+class ScriptedOptions(msgspec.Struct, frozen=True):
+    """kind: `full` is the servicer on a scripted engine; `timed` the same with its own time measured;
+    `bare` the same server with a handler that only writes chunks.
+
+    flags: options of the server, as the command line would give them. text_bytes: length of each token's
+    text, 0 for a number. steps_per_turn, step_s: how fast the engine is, as in ScriptedEngine.
+    """
+
+    kind: Literal["full", "timed", "bare"] = "full"
+    max_streams: int = 256
+    stream_flags: dict[str, Any] = {}
+    server_flags: dict[str, Any] = {}
+    text_bytes: int = 0
+    steps_per_turn: int = 1
+    step_s: float = 0.0
+
+    def encoded(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+class Internals(msgspec.Struct, frozen=True):
+    """What only the process itself can tell. own_us: microseconds of our code for each chunk written since
+    the last question, when it is timed. wall_us: from its first token's arrival until it was written."""
+
+    gc_runs: int
+    blocks: int
+    own_us: list[float]
+    wall_us: list[float]
 
 
 class BareServicer(GenerationServicer):
@@ -50,12 +79,26 @@ class BareServicer(GenerationServicer):
         await context.write(pb.GenerateResponse(finished=finished))
 
 
-class BareServer(Server):
+class BenchmarkServer(Server):
     """The server with everything around the handler: the same options, health, status and reflection."""
 
-    def __init__(self, engine: Engine, server: ServerOptions, streams: StreamOptions) -> None:
-        super().__init__(engine, server, streams, version="bare")
-        self._generation = BareServicer(engine, self._registry, streams)
+    def __init__(self, engine: Engine, options: ScriptedOptions, spent: TimeSpent) -> None:
+        flags = {
+            "server": {"port": 0} | options.server_flags,
+            "stream_registry": {"max_active_streams": options.max_streams} | options.stream_flags,
+            "logging": {"level": "error"},
+        }
+        settings = load(None, None, {}, flags).settings
+        configure_logging(settings.logging)
+        streams = stream_options(settings)
+        super().__init__(
+            engine, server_options(settings), streams, pool_options(settings), version="benchmark"
+        )
+        if options.kind == "bare":
+            self._generation = BareServicer(engine, self._registry, streams, self._pool)
+        elif options.kind == "timed":
+            timed_engine = TimedEngine(engine, spent)
+            self._generation = TimedServicer(timed_engine, self._registry, streams, self._pool, spent=spent)
 
 
 def counted_chunks(tokens: int) -> tuple[pb.GenerateResponse, ...]:
@@ -66,28 +109,53 @@ def counted_chunks(tokens: int) -> tuple[pb.GenerateResponse, ...]:
     )
 
 
-async def serve(kind: str) -> None:
-    settings = load(None, None, {}, _FLAGS).settings
-    configure_logging(settings.logging)
+def _script(text_bytes: int) -> Script:
+    if not text_bytes:
+        return counting_script
+    text = "x" * text_bytes
+
+    def long_texts(request: GenerationRequest) -> Iterator[tuple[int, str]]:
+        return ((number, text) for number in itertools.count(1))
+
+    return long_texts
+
+
+async def serve(options: ScriptedOptions) -> None:
     engine = ScriptedEngine(
-        counting_script,
-        step_s=0,
-        max_batch_rows=MAX_STREAMS,
+        _script(options.text_bytes),
+        step_s=options.step_s,
+        steps_per_turn=options.steps_per_turn,
+        max_batch_rows=options.max_streams,
         context_tokens=_CONTEXT_TOKENS,
         default_max_tokens=1,
         vocab_size=_CONTEXT_TOKENS,
     )
-    options = server_options(settings), stream_options(settings)
-    server = BareServer(engine, *options) if kind == "bare" else Server(engine, *options, version="full")
+    spent = TimeSpent()
+    server = BenchmarkServer(engine, options, spent)
     try:
         address = await server.listen()
         await server.start_engine()
         print(address, flush=True)
-        await asyncio.to_thread(sys.stdin.read)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            if line.strip() == "trim":
+                _trim()
+            print(msgspec.json.encode(_internals(spent)).decode(), flush=True)
     finally:
         await server.stop()
 
 
+def _trim() -> None:
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # Another libc than glibc.
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _internals(spent: TimeSpent) -> Internals:
+    runs = sum(generation["collections"] for generation in gc.get_stats())
+    return Internals(runs, sys.getallocatedblocks(), *spent.take())
+
+
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(sys.argv[1]))
+        runner.run(serve(msgspec.json.decode(sys.argv[1], type=ScriptedOptions)))

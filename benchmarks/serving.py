@@ -1,19 +1,16 @@
 """What serving costs: tokens through Generate against the same tokens from the engine alone."""
 
 import random
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import product
-from typing import Any
 
-import grpc
 import msgspec
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.jobs import Job
 from benchmarks.measure import Comparison, Side, alternate, compare
 from benchmarks.processes import Child
+from benchmarks.systems import random_model, wait_until_serving
 from config import load
 from engine.mlx_worker.cpu_blas import AUTO, NONE, load_cpu_blas
 from engine.options import WorkerOptions
@@ -22,7 +19,6 @@ from service.assembly import LISTENING, worker_options
 MAX_TOKENS = 128
 # Prompts that each stream has answered, one after the other, in a run: enough for a run of some seconds.
 _ROUNDS = {1: 4, 8: 2, 32: 2}
-_SERVING_TIMEOUT_S = 120.0
 _WORDS = ("little", "dragon", "garden", "deep", "blue", "sea", "old", "tree", "happy", "friend", "river")
 _PROMPT_WORDS = 19
 
@@ -35,9 +31,7 @@ def prompts(count: int) -> list[str]:
 
 def run(*, quick: bool, repetitions: int, limit_s: float) -> Iterator[Comparison]:
     """quick: fewer cases and shorter runs. limit_s: for each case, when to stop repeating it."""
-    with tempfile.TemporaryDirectory() as directory:
-        with Child("benchmarks.random_model", directory) as maker:
-            maker.read_line()
+    with random_model() as directory:
         models = {"random 5.3 M": directory} if quick else {"embedded": "embedded", "random 5.3 M": directory}
         # Asked here for the name only: this process runs no model.
         openblas = load_cpu_blas(AUTO) != ""
@@ -73,7 +67,7 @@ def _both(model: str, cpu_blas: str) -> Iterator[tuple[Side, Side]]:
         target = server.read_line().removeprefix(LISTENING)
         client = stack.enter_context(Child("benchmarks.load_client"))
         client.read_line()
-        _wait_until_serving(target)
+        wait_until_serving(target)
         sides = Side(engine, engine), Side(client, server, target)
         for side in sides:
             side.run(Job(2, prompts(2), 16))
@@ -84,13 +78,3 @@ def _options(model: str, cpu_blas: str) -> WorkerOptions:
     """The server's own defaults for the engine alone, so that both decode the same batches."""
     flags = {"engine": {"model": model, "cpu_blas": cpu_blas}}
     return worker_options(load(None, None, {}, flags).settings)
-
-
-def _wait_until_serving(target: str) -> None:
-    """Raises grpc.RpcError when the model is not loaded in time."""
-    with grpc.insecure_channel(target) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        request = health_pb2.HealthCheckRequest()
-        for state in stub.Watch(request, timeout=_SERVING_TIMEOUT_S, wait_for_ready=True):
-            if state.status == health_pb2.HealthCheckResponse.SERVING:
-                return
