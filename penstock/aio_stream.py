@@ -146,6 +146,8 @@ class Stream(StreamResults):
                 with translated(self._request_id):
                     await self._answer(call, message)
             except PenstockError as error:
+                if self._attempts.is_whole(error):
+                    return call, ()
                 retry = self._attempts.after(error)
                 if retry is None:
                     messages, self._failure = self._receiver.release(), error

@@ -114,6 +114,11 @@ class Attempts:
         self._failures += 1
         return Retry(error, tokens, wait_s, ready_s)
 
+    def is_whole(self, error: PenstockError) -> bool:
+        """Whether the answer is whole all the same: `finished` was here when the connection broke."""
+        lost = isinstance(error, UnavailableError) and not error.reason
+        return lost and self._receiver.finished is not None
+
     def stop(self) -> None:
         """No call follows any more."""
         self._retries = 0

@@ -191,6 +191,8 @@ class SyncStream(StreamResults):
                 messages = self._receiver.receive(message)
                 self._answer(call, message)
             except PenstockError as error:
+                if self._attempts.is_whole(error):
+                    return call, ()
                 retry = self._attempts.after(error)
                 if retry is None:
                     messages, self._failure = self._receiver.release(), error

@@ -165,15 +165,25 @@ async def test_a_server_that_loads_its_model_is_waited_for(
     assert waits.waited_s == [0.1875, 0.25, 0.25, 0.25]
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED])
-async def test_never_after_finished(
-    patient: AnyClient, grpc_servicer: ScriptedServer, code: grpc.StatusCode
-) -> None:
-    answer = ResumableAnswer(TEXTS, cuts=[Cut(at="finished", code=code)])
+async def test_never_after_finished(patient: AnyClient, grpc_servicer: ScriptedServer) -> None:
+    answer = ResumableAnswer(TEXTS, cuts=[Cut(at="finished", code=grpc.StatusCode.ABORTED)])
     grpc_servicer.script = answer
     stream = patient.generate("Hello", retries=3)
     with pytest.raises(PenstockError):
         _ = [chunk async for chunk in stream]
+    assert stream.done
+    assert len(answer.starts) == 1
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+async def test_a_connection_lost_after_finished_costs_nothing(
+    patient: AnyClient, grpc_servicer: ScriptedServer, retries: int
+) -> None:
+    """Only the status is missing; the answer is whole."""
+    answer = ResumableAnswer(TEXTS, cuts=[Cut(at="finished", code=grpc.StatusCode.UNAVAILABLE)])
+    grpc_servicer.script = answer
+    stream = patient.generate("Hello", retries=retries)
+    check_whole([chunk async for chunk in stream], answer)
     assert stream.done
     assert len(answer.starts) == 1
 
