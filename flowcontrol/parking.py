@@ -39,18 +39,6 @@ class ParkingLot(Generic[Key]):
         self._bytes = 0
         self._evictions = 0
 
-    @property
-    def parked(self) -> int:
-        return len(self._parked)
-
-    @property
-    def bytes(self) -> int:
-        return self._bytes
-
-    @property
-    def evictions(self) -> int:
-        return self._evictions
-
     def park(self, key: Key, nbytes: int, now_s: float) -> list[Key]:
         """Let key keep nbytes, and return who must give up its bytes now, the longest parked first.
 
@@ -90,7 +78,7 @@ class ParkingLot(Generic[Key]):
         return since_s + self._max_s
 
     def snapshot(self) -> ParkingSnapshot:
-        return ParkingSnapshot(parked=self.parked, bytes=self._bytes, evictions=self._evictions)
+        return ParkingSnapshot(parked=len(self._parked), bytes=self._bytes, evictions=self._evictions)
 
     def _evict_oldest(self) -> Key:
         key = next(iter(self._parked))

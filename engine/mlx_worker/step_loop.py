@@ -261,17 +261,18 @@ class StepLoop:
             self._waiting.extendleft(reversed(well))
 
     def _counters(self) -> EngineCounters:
+        parking = self._parking.snapshot()
         return EngineCounters(
             running_rows=len(self._batch),
             waiting_rows=sum(row.uid is None and not row.paused for row in self._rows.values()),
             paused_rows=sum(row.paused for row in self._rows.values()),
-            kv_bytes=self._batch.kv_bytes + self._parking.bytes,
+            kv_bytes=self._batch.kv_bytes + parking.bytes,
             decode_steps=self._steps,
             generated_tokens=self._generated,
             max_cancel_delay_steps=self._max_cancel_delay_steps,
             rss_bytes=resident_bytes(),
-            parked_kv_bytes=self._parking.bytes,
-            evictions=self._parking.evictions,
+            parked_kv_bytes=parking.bytes,
+            evictions=parking.evictions,
         )
 
 
