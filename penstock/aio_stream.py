@@ -1,7 +1,7 @@
 """One answer on asyncio, over as many calls as it takes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from types import TracebackType
 from typing import Protocol, Self
@@ -10,6 +10,7 @@ import grpc
 
 from penstock.duplex import AioCall, Duplex
 from penstock.errors import CancelledStreamError, PenstockError, from_rpc_error
+from penstock.prompt_parts import LongPrompt
 from penstock.receiver import Receiver, StreamResults
 from penstock.retry import Attempts, Retry
 from penstock.v1.generation_pb2 import Ack, Cancel, Chunk, GenerateRequest, GenerateResponse
@@ -37,13 +38,13 @@ class Stream(StreamResults):
         link: AioLink,
         receiver: Receiver,
         attempts: Attempts,
-        parts: Sequence[GenerateRequest] = (),
+        long_prompt: LongPrompt | None = None,
         on_retry: Callable[[Retry], None] | None = None,
     ) -> None:
         super().__init__(receiver)
         self._link = link
         self._attempts = attempts
-        self._parts = parts
+        self._long_prompt = long_prompt
         self._on_retry = on_retry
         self._call: Duplex | None = None
         self._uploading: asyncio.Task[None] | None = None
@@ -194,12 +195,13 @@ class Stream(StreamResults):
         elif message.HasField("accepted"):
             if self._cancel_reason is not None:
                 await self._send_cancel(call)
-            elif self._parts:
-                self._uploading = asyncio.create_task(self._upload(call))
+            elif self._long_prompt is not None:
+                parts = self._long_prompt.messages(message.accepted.prompt_part_bytes)
+                self._uploading = asyncio.create_task(self._upload(call, parts))
 
-    async def _upload(self, call: Duplex) -> None:
+    async def _upload(self, call: Duplex, parts: Iterator[GenerateRequest]) -> None:
         """Sends the pieces of the prompt while the stream is read; read() tells when that fails."""
-        for part in self._parts:
+        for part in parts:
             if self._cancel_reason is not None or not await call.write(part):
                 return
 

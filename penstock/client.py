@@ -13,7 +13,7 @@ import grpc
 from penstock.aio_stream import Stream, translated
 from penstock.channel import ChannelOptions, channel_options, default_target
 from penstock.duplex import AioCall
-from penstock.prompt_parts import part_bytes, split_prompt
+from penstock.prompt_parts import part_bytes, take_long_prompt
 from penstock.receiver import Receiver
 from penstock.request import GenerateOptions, Metadata, Prompt, build_count, build_start, retries_of
 from penstock.retry import READY_POLL_S, Attempts, Retry
@@ -31,8 +31,9 @@ class Client:
     target: a gRPC target such as host:port; None: PENSTOCK_TARGET of the environment, else 127.0.0.1:50051.
     channel: a grpc.aio channel in place of a new plaintext one, such as for TLS; it stays the caller's.
     options: gRPC channel options on top of the client's own. The channel is made with the first call.
-    request_chunk_bytes: a longer text prompt is sent in pieces of this size (UTF-8), 1024 to 67108864;
-    None: STREAM_REQUEST_CHUNK_SIZE of the environment, else 32768. InvalidRequestError for another value.
+    request_chunk_bytes: a longer text prompt is sent in pieces of this size (UTF-8), 1024 to 67108864; None:
+    STREAM_REQUEST_CHUNK_SIZE of the environment, else the size that the server tells, for prompts of more
+    than 32768. InvalidRequestError for another value.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class Client:
             clock=self._clock,
             random=self._random,
         )
-        parts = split_prompt(start, self._part_bytes)
+        long_prompt = take_long_prompt(start, self._part_bytes)
         link = _Link(self._channel, options.get("metadata"), self._sleep)
-        return Stream(link, receiver, attempts, parts, options.get("on_retry"))
+        return Stream(link, receiver, attempts, long_prompt, options.get("on_retry"))
 
     async def complete(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> str:
         """The whole text of generate()."""

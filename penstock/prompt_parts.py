@@ -12,32 +12,45 @@ LEAST_PART_BYTES = 1024
 MOST_PART_BYTES = 64 * 1024 * 1024
 
 
-def part_bytes(given: int | None, environment: Mapping[str, str] = os.environ) -> int:
-    """Bytes of a piece: `given`, else STREAM_REQUEST_CHUNK_SIZE of the environment, else 32 KiB.
+def part_bytes(given: int | None, environment: Mapping[str, str] = os.environ) -> int | None:
+    """Bytes of a piece: `given`, else STREAM_REQUEST_CHUNK_SIZE of the environment; None: the server's.
 
     InvalidRequestError names the argument or the variable when its value is not a size.
     """
     if given is not None:
         return _checked("request_chunk_bytes", given)
     text = environment.get(CHUNK_SIZE_VARIABLE)
-    return _checked(CHUNK_SIZE_VARIABLE, text) if text else DEFAULT_PART_BYTES
+    return _checked(CHUNK_SIZE_VARIABLE, text) if text else None
 
 
-def split_prompt(start: Start, most_bytes: int) -> tuple[GenerateRequest, ...]:
-    """Moves a text prompt of more than most_bytes of UTF-8 out of `start`.
+class LongPrompt:
+    """A text prompt that goes up in pieces once the stream is accepted."""
 
-    Returns the messages that bring it instead, none when the prompt stays where it is.
+    def __init__(self, text: str, size_bytes: int | None) -> None:
+        """size_bytes: of a piece, in UTF-8; None leaves it to the server."""
+        self._encoded = text.encode()
+        self._size_bytes = size_bytes
+
+    def messages(self, told_bytes: int) -> Iterator[GenerateRequest]:
+        """The pieces in order, made as they are asked for. told_bytes: Accepted.prompt_part_bytes, 0 for none."""
+        size_bytes = self._size_bytes or max(told_bytes or DEFAULT_PART_BYTES, LEAST_PART_BYTES)
+        sent_bytes = 0
+        for text in cut(self._encoded, size_bytes):
+            sent_bytes += len(text.encode())
+            last = sent_bytes == len(self._encoded)
+            yield GenerateRequest(prompt_part=PromptPart(text=text, last=last))
+
+
+def take_long_prompt(start: Start, size_bytes: int | None) -> LongPrompt | None:
+    """Moves a text prompt that is longer than one piece (by default 32 KiB) out of `start`.
+
+    None when the prompt stays where it is.
     """
-    encoded = start.prompt.encode()
-    if len(encoded) <= most_bytes:
-        return ()
+    text = start.prompt
+    if len(text.encode()) <= (size_bytes or DEFAULT_PART_BYTES):
+        return None
     start.prompt_parts.SetInParent()  # of one oneof with the prompt, which is gone with this
-    texts = list(cut(encoded, most_bytes))
-    last = len(texts) - 1
-    return tuple(
-        GenerateRequest(prompt_part=PromptPart(text=text, last=index == last))
-        for index, text in enumerate(texts)
-    )
+    return LongPrompt(text, size_bytes)
 
 
 def cut(encoded: bytes, most_bytes: int) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Self, Unpack
 import grpc
 
 from penstock.channel import ChannelOptions, channel_options, default_target
-from penstock.prompt_parts import part_bytes, split_prompt
+from penstock.prompt_parts import part_bytes, take_long_prompt
 from penstock.receiver import Receiver
 from penstock.request import GenerateOptions, Metadata, Prompt, build_count, build_start, retries_of
 from penstock.retry import READY_POLL_S, Attempts, Retry
@@ -86,9 +86,9 @@ class SyncClient:
             clock=self._clock,
             random=self._random,
         )
-        parts = split_prompt(start, self._part_bytes)
+        long_prompt = take_long_prompt(start, self._part_bytes)
         link = _Link(self._channel, options.get("metadata"), self._sleep)
-        return SyncStream(link, receiver, attempts, parts, options.get("on_retry"))
+        return SyncStream(link, receiver, attempts, long_prompt, options.get("on_retry"))
 
     def complete(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> str:
         """The whole text of generate()."""

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 import grpc
 
 from penstock.errors import CancelledStreamError, PenstockError, from_rpc_error
+from penstock.prompt_parts import LongPrompt
 from penstock.receiver import Receiver, StreamResults
 from penstock.retry import Attempts, Retry
 from penstock.v1.generation_pb2 import Ack, Cancel, Chunk, GenerateRequest, GenerateResponse, Start
@@ -84,13 +85,13 @@ class SyncStream(StreamResults):
         link: SyncLink,
         receiver: Receiver,
         attempts: Attempts,
-        parts: Sequence[GenerateRequest] = (),
+        long_prompt: LongPrompt | None = None,
         on_retry: Callable[[Retry], None] | None = None,
     ) -> None:
         super().__init__(receiver)
         self._link = link
         self._attempts = attempts
-        self._parts = parts
+        self._long_prompt = long_prompt
         self._on_retry = on_retry
         self._call: _Call | None = None
         self._failure: PenstockError | None = None
@@ -219,10 +220,11 @@ class SyncStream(StreamResults):
     def _answer(self, call: _Call, message: GenerateResponse) -> None:
         if message.HasField("finished"):
             call.half_close()
-        elif message.HasField("accepted") and self._parts:
+        elif message.HasField("accepted") and self._long_prompt is not None:
+            parts = self._long_prompt.messages(message.accepted.prompt_part_bytes)
             with self._changing:
                 if self._cancel is None:
-                    call.send(*self._parts)
+                    call.send(*parts)
 
     def _end_call(self) -> None:
         if self._call is not None:

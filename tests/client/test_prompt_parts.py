@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import InvalidRequestError
-from penstock.prompt_parts import CHUNK_SIZE_VARIABLE, cut, part_bytes, split_prompt
+from penstock.prompt_parts import CHUNK_SIZE_VARIABLE, cut, part_bytes, take_long_prompt
 from penstock.v1.generation_pb2 import FinishReason, GenerateRequest, GenerateResponse, Progress, Start
 from tests.client.conftest import AnyClient
 from tests.client.doubles import Cut, Exchange, ResumableAnswer, ScriptedServer
@@ -38,13 +38,15 @@ def test_pieces_join_to_the_text(text: str, most_bytes: int) -> None:
 
 def test_a_short_prompt_stays_in_the_start() -> None:
     start = Start(prompt="é" * 512)
-    assert split_prompt(start, 1024) == ()
+    assert take_long_prompt(start, 1024) is None
     assert start == Start(prompt="é" * 512)
 
 
 def test_a_long_prompt_leaves_the_start() -> None:
     start = Start(prompt="é" * 513, model="tiny")
-    parts = [request.prompt_part for request in split_prompt(start, 1024)]
+    prompt = take_long_prompt(start, 1024)
+    assert prompt is not None
+    parts = [request.prompt_part for request in prompt.messages(4096)]
     assert start.WhichOneof("input") == "prompt_parts"
     assert start.model == "tiny"
     assert [(len(part.text), part.last) for part in parts] == [(512, False), (1, True)]
@@ -53,15 +55,25 @@ def test_a_long_prompt_leaves_the_start() -> None:
 def test_other_prompts_are_never_split() -> None:
     start = Start()
     start.tokens.ids.extend(range(5000))
-    assert split_prompt(start, 1024) == ()
+    assert take_long_prompt(start, 1024) is None
     assert start.WhichOneof("input") == "tokens"
 
 
 def test_size_of_a_piece() -> None:
-    assert part_bytes(None, {}) == 32768
-    assert part_bytes(None, {CHUNK_SIZE_VARIABLE: ""}) == 32768
+    assert part_bytes(None, {}) is None
+    assert part_bytes(None, {CHUNK_SIZE_VARIABLE: ""}) is None
     assert part_bytes(None, {CHUNK_SIZE_VARIABLE: "4096"}) == 4096
     assert part_bytes(2048, {CHUNK_SIZE_VARIABLE: "4096"}) == 2048
+
+
+@pytest.mark.parametrize(("told_bytes", "largest"), [(0, 32768), (4096, 4096), (1, 1024)])
+def test_without_a_size_of_its_own_the_client_takes_the_servers(told_bytes: int, largest: int) -> None:
+    start = Start(prompt="x" * 100_000)
+    prompt = take_long_prompt(start, None)
+    assert prompt is not None
+    sizes = [len(request.prompt_part.text) for request in prompt.messages(told_bytes)]
+    assert (max(sizes), sum(sizes)) == (largest, 100_000)
+    assert take_long_prompt(Start(prompt="x" * 32768), None) is None
 
 
 @pytest.mark.parametrize("value", ["1023", "67108865", "-1", "32k", "4096.0"])
