@@ -32,7 +32,7 @@ class LongPrompt:
         self._size_bytes = size_bytes
 
     def messages(self, told_bytes: int) -> Iterator[GenerateRequest]:
-        """The pieces in order, made as they are asked for. told_bytes: Accepted.prompt_part_bytes, 0 for none."""
+        """The pieces in order, made as they are asked for. told_bytes: what Accepted tells, 0 for none."""
         size_bytes = self._size_bytes or max(told_bytes or DEFAULT_PART_BYTES, LEAST_PART_BYTES)
         sent_bytes = 0
         for text in cut(self._encoded, size_bytes):
