@@ -24,7 +24,14 @@ from engine.contract import Engine
 from engine.requests import GenerationRequest
 from engine.scripted import Script, ScriptedEngine, counting_script
 from penstock.v1 import generation_pb2 as pb
-from service.assembly import configure_logging, pool_options, server_options, stream_options
+from service.assembly import (
+    admission_options,
+    configure_logging,
+    governor_options,
+    pool_options,
+    server_options,
+    stream_options,
+)
 from service.generation import Context, GenerationServicer
 from service.server import Server
 
@@ -86,19 +93,28 @@ class BenchmarkServer(Server):
         flags = {
             "server": {"port": 0} | options.server_flags,
             "stream_registry": {"max_active_streams": options.max_streams} | options.stream_flags,
+            "admission": {"enabled": False},
             "logging": {"level": "error"},
         }
         settings = load(None, None, {}, flags).settings
         configure_logging(settings.logging)
         streams = stream_options(settings)
         super().__init__(
-            engine, server_options(settings), streams, pool_options(settings), version="benchmark"
+            engine,
+            server_options(settings),
+            streams,
+            admission_options(settings),
+            governor_options(settings),
+            pool_options(settings),
+            version="benchmark",
         )
         if options.kind == "bare":
-            self._generation = BareServicer(engine, self._registry, streams, self._pool)
+            self._generation = BareServicer(engine, self._registry, self.admission, streams, self._pool)
         elif options.kind == "timed":
             timed_engine = TimedEngine(engine, spent)
-            self._generation = TimedServicer(timed_engine, self._registry, streams, self._pool, spent=spent)
+            self._generation = TimedServicer(
+                timed_engine, self._registry, self.admission, streams, self._pool, spent=spent
+            )
 
 
 def counted_chunks(tokens: int) -> tuple[pb.GenerateResponse, ...]:

@@ -15,6 +15,7 @@ from engine.events import Event, Token
 from engine.requests import GenerationRequest, ModelInput
 from flowcontrol.registry import StreamRegistry
 from penstock.v1 import generation_pb2 as pb
+from service.admission import Admission
 from service.generation import Context, GenerationServicer
 from service.message_pool import MessagePool
 from service.options import StreamOptions
@@ -143,6 +144,9 @@ class TimedEngine:
 
         return self._inner.submit(request, timed)
 
+    def check_ready(self) -> None:
+        self._inner.check_ready()
+
     async def start(self) -> None:
         await self._inner.start()
 
@@ -175,12 +179,13 @@ class TimedServicer(GenerationServicer):
         self,
         engine: TimedEngine,
         registry: StreamRegistry,
+        admission: Admission,
         options: StreamOptions,
         pool: MessagePool | None,
         *,
         spent: TimeSpent,
     ) -> None:
-        super().__init__(engine, registry, options, pool)
+        super().__init__(engine, registry, admission, options, pool)
         self._timed_engine = engine
         self._spent = spent
 

@@ -2,18 +2,26 @@
 
 from config import report
 from config.errors import ConfigError
-from config.loader import ENVIRONMENTS, Loaded, load
+from config.loader import ENVIRONMENTS, PROFILES, Loaded, load
 from config.schema import (
+    AdaptiveLimitsSettings,
+    AdmissionSettings,
     BackpressureSettings,
     EngineSettings,
     LoggingSettings,
     ServerSettings,
     Settings,
     StreamRegistrySettings,
+    TenantSettings,
+    TenantsSettings,
 )
+from config.tenants import load_tenants
 
 __all__ = [
     "ENVIRONMENTS",
+    "PROFILES",
+    "AdaptiveLimitsSettings",
+    "AdmissionSettings",
     "BackpressureSettings",
     "ConfigError",
     "EngineSettings",
@@ -22,6 +30,9 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "StreamRegistrySettings",
+    "TenantSettings",
+    "TenantsSettings",
     "load",
+    "load_tenants",
     "report",
 ]

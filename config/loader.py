@@ -9,41 +9,91 @@ from typing import Any
 from config.errors import ConfigError
 from config.options import OPTIONS, show
 from config.schema import RULES, Settings
-from config.sources import ENVIRONMENT_VARIABLE, Layer, environ_layer, file_layer, flags_layer
+from config.sources import (
+    ENVIRONMENT_VARIABLE,
+    PROFILE_VARIABLE,
+    Layer,
+    environ_layer,
+    file_layer,
+    flags_layer,
+)
 
 ENVIRONMENTS = ("production", "development", "test")
 """The overlays in ``config/environments``. The first is used when none is chosen: it is the safe one."""
 
+PROFILES = ("balanced", "low-latency", "high-throughput", "memory-constrained", "multi-tenant")
+"""The presets in ``config/profiles``. The first is used when none is chosen: it changes nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The options in force, the source of each by its dotted key, and the overlay that was used."""
+    """The options in force, the source of each by its dotted key, the overlay and the profile used."""
 
     settings: Settings
     origin: Mapping[str, str]
     environment: str
+    profile: str
 
 
 def load(
-    environment: str | None, file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
+    environment: str | None,
+    file: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+    *,
+    profile: str | None = None,
 ) -> Loaded:
     """Read every source and return the options.
 
-    The order, lowest first: ``config/runtime.yaml``, the overlay of the environment, ``file``, the variables
-    of ``environ`` that begin with ``PENSTOCK_``, ``flags`` (nested by section; None is a flag not given).
-    ``environment`` names the overlay; None leaves it to ``PENSTOCK_ENV``, then to ``production``.
+    The order, lowest first: ``config/runtime.yaml``, the profile, the overlay of the environment, ``file``,
+    the variables of ``environ`` that begin with ``PENSTOCK_``, ``flags`` (nested by section; None is a flag
+    not given). ``environment`` names the overlay; None leaves it to ``PENSTOCK_ENV``, then to ``production``.
+    ``profile`` likewise: then to ``PENSTOCK_PROFILE``, then to ``balanced``.
 
     Raises ConfigError with every problem of every source, also where a higher source sets the same key.
     """
-    name, problems = _choose(environment, environ)
+    overlay = _choose("--env", environment, ENVIRONMENT_VARIABLE, environ, ENVIRONMENTS)
+    preset = _choose("--profile", profile, PROFILE_VARIABLE, environ, PROFILES)
+    problems = [choice.problem for choice in (overlay, preset) if choice.problem]
+    layers = stack(
+        None if preset.problem else preset.name,
+        None if overlay.problem else overlay.name,
+        file,
+        environ,
+        flags,
+    )
+    values, origin = merge(layers, problems)
+    return Loaded(Settings(**_nest(values)), origin, overlay.name, preset.name)
+
+
+def stack(
+    profile: str | None,
+    environment: str | None,
+    file: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+) -> list[Layer]:
+    """Return the layers of all sources, lowest first; None leaves that one out."""
     layers = [_packaged("runtime.yaml")]
-    if not problems:
-        layers.append(_packaged(f"environments/{name}.yaml"))
+    if profile is not None:
+        layers.append(profile_layer(profile))
+    if environment is not None:
+        layers.append(_packaged(f"environments/{environment}.yaml"))
     if file is not None:
         layers.append(file_layer(file, str(file)))
-    layers += [environ_layer(environ), flags_layer(flags)]
-    values, origin = merge(layers, problems)
-    return Loaded(Settings(**_nest(values)), origin, name)
+    return [*layers, environ_layer(environ), flags_layer(flags)]
+
+
+def defaults() -> Mapping[str, Any]:
+    """Return the values of ``config/runtime.yaml`` by dotted key."""
+    return merge([_packaged("runtime.yaml")])[0]
+
+
+def profile_layer(name: str) -> Layer:
+    """Return what the profile sets; ``name`` is one of ``PROFILES``."""
+    layer = _packaged(f"profiles/{name}.yaml")
+    layer.origin = dict.fromkeys(layer.origin, f"profile {name}")
+    return layer
 
 
 def merge(layers: Iterable[Layer], problems: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
@@ -67,30 +117,35 @@ def merge(layers: Iterable[Layer], problems: Iterable[str] = ()) -> tuple[dict[s
     return {key: values[key] for key in OPTIONS}, {key: origin[key] for key in OPTIONS}
 
 
-def _broken_rules(values: Mapping[str, int], origin: Mapping[str, str], refused: set[str]) -> list[str]:
+def _broken_rules(values: Mapping[str, Any], origin: Mapping[str, str], refused: set[str]) -> list[str]:
     # A refused value leaves one of a lower source behind: nothing can be said about that one.
     usable = values.keys() - refused
     return [
-        f"impossible combination: {rule.left} = {values[rule.left]} ({origin[rule.left]}), "
-        f"{rule.right} = {values[rule.right]} ({origin[rule.right]}); "
-        f"rule: {rule.left} {rule.relation} {rule.right}"
+        "impossible combination: "
+        + ", ".join(f"{key} = {values[key]} ({origin[key]})" for key in rule.keys)
+        + f"; rule: {rule}"
         for rule in RULES
-        if {rule.left, rule.right} <= usable and not rule.holds(values[rule.left], values[rule.right])
+        if usable.issuperset(rule.keys) and not rule.holds(values)
     ]
 
 
-def _choose(environment: str | None, environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    named = [
-        (f"environment {name}", text)
-        for name, text in environ.items()
-        if name.upper() == ENVIRONMENT_VARIABLE
-    ]
-    if environment is not None:
-        named = [("--env", environment)]
-    where, name = named[0] if named else ("", ENVIRONMENTS[0])
-    if name in ENVIRONMENTS:
-        return name, []
-    return name, [f"{where}: got {show(name)}; allowed: one of {', '.join(ENVIRONMENTS)}"]
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What was chosen, and what is wrong with it, else the empty text."""
+
+    name: str
+    problem: str
+
+
+def _choose(
+    flag: str, given: str | None, variable: str, environ: Mapping[str, str], known: tuple[str, ...]
+) -> _Choice:
+    named = [(f"environment {key}", text) for key, text in environ.items() if key.upper() == variable]
+    if given is not None:
+        named = [(flag, given)]
+    where, name = named[0] if named else ("", known[0])
+    problem = "" if name in known else f"{where}: got {show(name)}; allowed: one of {', '.join(known)}"
+    return _Choice(name, problem)
 
 
 def _packaged(path: str) -> Layer:

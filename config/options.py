@@ -1,7 +1,7 @@
 """The schema as a flat table: one entry for each option, keyed ``section.name``."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any
@@ -37,7 +37,12 @@ def _allowed(field: FieldInfo, adapter: TypeAdapter[Any]) -> str:
         return "true or false"
     if "enum" in schema:
         return "one of " + ", ".join(schema["enum"])
-    return f"an integer from {schema['minimum']} to {schema['maximum']}"
+    kind = "a number" if schema["type"] == "number" else "an integer"
+    return f"{kind} from {_plain(schema['minimum'])} to {_plain(schema['maximum'])}"
+
+
+def _plain(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Option]:
@@ -73,11 +78,23 @@ _KEY_OF_NAME = {key.rpartition(".")[2]: key for key in [*SECTIONS, *OPTIONS] if 
 
 def nearest(name: object, section: str) -> str:
     """Say which known key an unknown ``name`` in ``section`` may stand for, here or in another section."""
-    here = get_close_matches(str(name), SECTIONS[section], n=1)
-    elsewhere = [_KEY_OF_NAME[match] for match in get_close_matches(str(name), _KEY_OF_NAME, n=1)]
-    if found := here + elsewhere:
-        return f"nearest known key: {found[0]}"
-    return f"known keys: {', '.join(SECTIONS[section])}"
+    return nearest_of(name, SECTIONS[section], _KEY_OF_NAME)
+
+
+def nearest_of(name: object, known: Collection[str], elsewhere: Mapping[str, str] | None = None) -> str:
+    """Say which of the ``known`` keys an unknown ``name`` may stand for, else which key of ``elsewhere``."""
+    found = get_close_matches(str(name), known, n=1)
+    if elsewhere and not found:
+        found = [elsewhere[match] for match in get_close_matches(str(name), elsewhere, n=1)]
+    return f"nearest known key: {found[0]}" if found else f"known keys: {', '.join(known)}"
+
+
+def quoted(name: object) -> str:
+    """Return a name as it stands in a dotted key.
+
+    One that is no plain word is quoted, so that a dot or a line break in it is not taken for ours.
+    """
+    return name if isinstance(name, str) and name.isidentifier() else json.dumps(str(name))
 
 
 def show(value: object) -> str:

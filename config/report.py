@@ -1,9 +1,20 @@
 """The options in force, for ``penstock config show``."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from config.loader import Loaded
+from config.loader import Loaded, defaults
 from config.options import OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An option whose value is not that of ``config/runtime.yaml``."""
+
+    key: str
+    value: Any
+    default: Any
+    origin: str
 
 
 def rows(loaded: Loaded) -> list[tuple[str, Any, str]]:
@@ -11,10 +22,31 @@ def rows(loaded: Loaded) -> list[tuple[str, Any, str]]:
     return [(key, _value(loaded, key), loaded.origin[key]) for key in OPTIONS]
 
 
-def as_dict(loaded: Loaded) -> dict[str, Any]:
-    """Return the environment and every option with its value and origin, ready for JSON."""
-    options = {key: {"value": value, "origin": origin} for key, value, origin in rows(loaded)}
-    return {"environment": loaded.environment, "options": options}
+def changes(loaded: Loaded) -> list[Change]:
+    """Return the options that differ from their defaults, in the order of the schema.
+
+    A source that sets an option to its default changes nothing.
+    """
+    usual = defaults()
+    return [
+        Change(key, value, usual[key], origin) for key, value, origin in rows(loaded) if value != usual[key]
+    ]
+
+
+def as_dict(loaded: Loaded, *, changed: bool = False) -> dict[str, Any]:
+    """Return environment, profile and every option with its value and origin, ready for JSON.
+
+    changed: only the options that differ from their defaults, each with its default.
+    """
+    options: dict[str, dict[str, Any]]
+    if changed:
+        options = {
+            change.key: {"value": change.value, "default": change.default, "origin": change.origin}
+            for change in changes(loaded)
+        }
+    else:
+        options = {key: {"value": value, "origin": origin} for key, value, origin in rows(loaded)}
+    return {"environment": loaded.environment, "profile": loaded.profile, "options": options}
 
 
 def _value(loaded: Loaded, key: str) -> Any:

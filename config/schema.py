@@ -4,6 +4,8 @@ There is no default here: ``runtime.yaml`` holds a value and a meaning for every
 what is allowed where the type and the range alone do not.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +17,10 @@ MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 TOKENS_MAX = 16 * 1024 * 1024
+STREAMS_MAX = 10_000
+RATE_MAX = 1_000_000_000.0
+
+ServiceClassName = Literal["system", "interactive", "default", "bulk"]
 
 
 class _Section(BaseModel):
@@ -57,15 +63,91 @@ class ChunkPoolingSettings(_Section):
     max_uses: int = Field(ge=1, le=1_000_000)
 
 
+class AdaptiveLimitsSettings(_Section):
+    """The limit on streams in flight that follows the load: its bounds, its targets and its pace."""
+
+    enabled: bool
+    strategy: Literal["fixed", "threshold", "pid", "gradient"]
+    min_streams: int = Field(ge=1, le=STREAMS_MAX)
+    max_streams: int = Field(ge=1, le=STREAMS_MAX)
+    target_ttft_ms: int = Field(ge=1, le=HOUR_MS)
+    target_latency_ms: int = Field(ge=0, le=HOUR_MS)
+    adjustment_interval_ms: int = Field(ge=10, le=HOUR_MS)
+    min_samples: int = Field(ge=1, le=STREAMS_MAX)
+    scale_up_threshold: float = Field(ge=0.0, le=1.0)
+    scale_down_threshold: float = Field(ge=0.0, le=1.0)
+
+
 class StreamRegistrySettings(_Section):
     """The streams in flight: how many, for how long, their credit, and their messages."""
 
     default_timeout_ms: int = Field(ge=1, le=DAY_MS)
-    max_active_streams: int = Field(ge=1, le=10_000)
+    max_active_streams: int = Field(ge=1, le=STREAMS_MAX)
     idle_timeout_ms: int = Field(ge=1, le=HOUR_MS)
     max_prompt_bytes: int = Field(ge=1024, le=1024**3)
+    adaptive_limits: AdaptiveLimitsSettings
     backpressure: BackpressureSettings
     chunk_pooling: ChunkPoolingSettings
+
+
+class QueueSettings(_Section):
+    """The requests that wait for a place in flight."""
+
+    max_requests: int = Field(ge=0, le=1_000_000)
+    max_tokens: int = Field(ge=1, le=1024**3)
+    ttl_ms: int = Field(ge=1, le=DAY_MS)
+    ageing_ms: int = Field(ge=1, le=DAY_MS)
+    lifo_under_overload: bool
+    credit_ms: int = Field(ge=0, le=HOUR_MS)
+
+
+class ClassSettings(_Section):
+    """One class of service."""
+
+    reserved_share: float = Field(ge=0.0, le=1.0)
+    target_factor: float = Field(ge=0.0, le=3600.0)
+
+
+class ClassesSettings(_Section):
+    """The classes of service, highest first."""
+
+    system: ClassSettings
+    interactive: ClassSettings
+    default: ClassSettings
+    bulk: ClassSettings
+
+
+class TenantSettings(_Section):
+    """The limits of one tenant; 0 for no limit."""
+
+    weight: float = Field(ge=0.01, le=1000.0)
+    max_streams: int = Field(ge=0, le=STREAMS_MAX)
+    requests_per_s: float = Field(ge=0.0, le=RATE_MAX)
+    tokens_per_s: float = Field(ge=0.0, le=RATE_MAX)
+    max_class: ServiceClassName
+
+
+class TenantsSettings(TenantSettings):
+    """The limits of tenants for which the file says nothing, and the table of tenants."""
+
+    file: str = Field(pattern=r"^$|\S", description="the path of a YAML file, or empty")
+    burst_ms: int = Field(ge=1, le=HOUR_MS)
+    max_tenants: int = Field(ge=1, le=1_000_000)
+    idle_ms: int = Field(ge=0, le=DAY_MS)
+
+
+class AdmissionSettings(_Section):
+    """Who may start, who waits, and who is refused."""
+
+    enabled: bool
+    default_class: ServiceClassName
+    max_kv_bytes: int = Field(ge=0, le=1024**4)
+    service_share: float = Field(ge=0.05, le=1.0)
+    max_retry_ms: int = Field(ge=1, le=HOUR_MS)
+    remote_control: bool
+    queue: QueueSettings
+    classes: ClassesSettings
+    tenants: TenantsSettings
 
 
 class EngineSettings(_Section):
@@ -104,6 +186,7 @@ class Settings(BaseSettings):
 
     server: ServerSettings
     stream_registry: StreamRegistrySettings
+    admission: AdmissionSettings
     engine: EngineSettings
     logging: LoggingSettings
 
@@ -122,18 +205,41 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An order that two integer options must keep: ``left relation right``."""
+    """An order that two numbers must keep: ``left relation right``."""
 
     left: str
     relation: Literal[">", ">="]
     right: str
 
-    def holds(self, left: int, right: int) -> bool:
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.left, self.right
+
+    def holds(self, values: Mapping[str, float]) -> bool:
         """Return whether the two values keep the order."""
+        left, right = values[self.left], values[self.right]
         return left > right or (self.relation == ">=" and left == right)
 
+    def __str__(self) -> str:
+        return f"{self.left} {self.relation} {self.right}"
 
-RULES = (
+
+@dataclass(frozen=True, slots=True)
+class SumRule:
+    """Shares of one thing: ``name``, as the rule is called in words, adds up to 1 at most."""
+
+    name: str
+    keys: tuple[str, ...]
+
+    def holds(self, values: Mapping[str, float]) -> bool:
+        """Return whether the sum is at most 1. It is rounded once, so 0.7 + 0.2 + 0.1 is 1."""
+        return math.fsum(values[key] for key in self.keys) <= 1
+
+    def __str__(self) -> str:
+        return f"the sum of {self.name} is at most 1"
+
+
+RULES: tuple[Rule | SumRule, ...] = (
     Rule("server.max_receive_message_bytes", ">", "server.request_chunk_bytes"),
     Rule("server.max_send_message_bytes", ">", "server.response_chunk_bytes"),
     Rule(
@@ -145,6 +251,20 @@ RULES = (
         "stream_registry.backpressure.max_backlog_tokens",
         ">=",
         "stream_registry.backpressure.max_tokens_per_chunk",
+    ),
+    Rule(
+        "stream_registry.adaptive_limits.max_streams",
+        ">=",
+        "stream_registry.adaptive_limits.min_streams",
+    ),
+    Rule(
+        "stream_registry.adaptive_limits.scale_up_threshold",
+        ">",
+        "stream_registry.adaptive_limits.scale_down_threshold",
+    ),
+    SumRule(
+        "admission.classes.*.reserved_share",
+        tuple(f"admission.classes.{name}.reserved_share" for name in ClassesSettings.model_fields),
     ),
     Rule("engine.max_batch_rows", ">=", "engine.prefill_batch_rows"),
     Rule("engine.stuck_after_ms", ">", "engine.heartbeat_interval_ms"),

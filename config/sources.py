@@ -5,7 +5,6 @@ and reads a missing file as an empty one; its environment source reads ``os.envi
 it does not know and turns ``port=true`` into 1; and none says which source set a value.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,11 +18,12 @@ import yaml
 from pydantic import ValidationError
 
 from config.errors import ConfigError
-from config.options import OPTIONS, SECTIONS, nearest, show
+from config.options import OPTIONS, SECTIONS, nearest, quoted, show
 
 PREFIX = "PENSTOCK_"
 ENVIRONMENT_VARIABLE = "PENSTOCK_ENV"
-FOREIGN_VARIABLES = frozenset({ENVIRONMENT_VARIABLE, "PENSTOCK_TARGET"})
+PROFILE_VARIABLE = "PENSTOCK_PROFILE"
+FOREIGN_VARIABLES = frozenset({ENVIRONMENT_VARIABLE, PROFILE_VARIABLE, "PENSTOCK_TARGET"})
 """Names with our prefix that are not options; other parts read them."""
 
 # Kubernetes puts these into the pods of a namespace that has a Service named penstock.
@@ -67,7 +67,7 @@ def file_layer(path: Path | Traversable, name: str) -> Layer:
     """Read a YAML file that holds some of the options. ``name`` stands for it in origins and messages."""
     layer = Layer()
     try:
-        nested = _read_yaml(path, name)
+        nested = read_mapping(path, name, "a mapping of sections")
     except ConfigError as error:
         layer.problems.extend(error.problems)
     else:
@@ -133,8 +133,7 @@ def _take_section(
     layer: Layer, nested: Mapping[Any, Any], section: str, origin: Callable[[str], str]
 ) -> None:
     for name, value in nested.items():
-        # A name that is no plain word is quoted, so that a dot or a line break in it is not taken for ours.
-        word = name if isinstance(name, str) and name.isidentifier() else json.dumps(str(name))
+        word = quoted(name)
         key = f"{section}.{word}" if section else word
         where = origin(key)
         if name not in SECTIONS[section]:
@@ -171,7 +170,11 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
 
 
-def _read_yaml(path: Path | Traversable, name: str) -> Mapping[Any, Any]:
+def read_mapping(path: Path | Traversable, name: str, allowed: str) -> Mapping[Any, Any]:
+    """Return the content of a YAML file, empty for an empty one.
+
+    Raises ConfigError when it cannot be read, is not YAML, has equal keys, or is not what is ``allowed``.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -191,5 +194,5 @@ def _read_yaml(path: Path | Traversable, name: str) -> Mapping[Any, Any]:
     if content is None:
         return {}
     if not isinstance(content, Mapping):
-        raise ConfigError([f"{name}: got {show(content)}; allowed: a mapping of sections"])
+        raise ConfigError([f"{name}: got {show(content)}; allowed: {allowed}"])
     return content

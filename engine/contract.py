@@ -48,7 +48,8 @@ class ModelInfo:
     """The loaded model.
 
     context_tokens: most tokens of prompt and output together. fingerprint: equal for equal model and
-    tokenizer files, on any machine and under any name.
+    tokenizer files, on any machine and under any name. kv_bytes_per_token: what one token of one stream
+    keeps in the KV cache; 0 when that is not known.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ModelInfo:
     context_tokens: int
     has_chat_template: bool
     fingerprint: str
+    kv_bytes_per_token: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,9 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """End everything. Streams that are left get no more events. Idempotent."""
+
+    def check_ready(self) -> None:
+        """Raises EngineError when submit would refuse any stream now."""
 
     def submit(self, request: GenerationRequest, sink: EventSink) -> int:
         """Start a stream; its events go to sink, never before this call has returned.

@@ -60,7 +60,7 @@ class ScriptedEngine:
         self._max_batch_rows = max_batch_rows
         self._default_max_tokens = default_max_tokens
         self._model = ModelInfo(
-            "scripted", "scripted", "scripted", 0, vocab_size, context_tokens, True, "scripted"
+            "scripted", "scripted", "scripted", 0, vocab_size, context_tokens, True, "scripted", 0.0
         )
         self._state = EngineState.STARTING
         self._streams = itertools.count(1)
@@ -89,8 +89,13 @@ class ScriptedEngine:
             self._stepping.cancel()
             await asyncio.gather(self._stepping, return_exceptions=True)
 
+    def check_ready(self) -> None:
+        if self._state is not EngineState.READY:
+            reason = Reason.DRAINING if self._state is EngineState.STOPPING else Reason.MODEL_LOADING
+            raise EngineError(reason, f"the scripted engine is {self._state}", retry_after_s=1.0)
+
     def submit(self, request: GenerationRequest, sink: EventSink) -> int:
-        self._check_ready()
+        self.check_ready()
         stream = next(self._streams)
         try:
             self._check_ids(request)
@@ -134,7 +139,7 @@ class ScriptedEngine:
         self._set_paused(stream, False)
 
     async def count_tokens(self, model_input: ModelInput) -> int:
-        self._check_ready()
+        self.check_ready()
         if isinstance(model_input, PartsInput):
             raise _invalid(field_of(model_input), "cannot be counted before it is there")
         return count_words(model_input)
@@ -284,11 +289,6 @@ class ScriptedEngine:
         row.waiting = True
         self._waiting.append(row)
         self._wake()
-
-    def _check_ready(self) -> None:
-        if self._state is not EngineState.READY:
-            reason = Reason.DRAINING if self._state is EngineState.STOPPING else Reason.MODEL_LOADING
-            raise EngineError(reason, f"the scripted engine is {self._state}", retry_after_s=1.0)
 
     def _check_ids(self, request: GenerationRequest) -> None:
         for name, ids in (

@@ -97,6 +97,9 @@ class WorkerEngine:
                 self._supervision.cancel()
             await asyncio.gather(self._supervision, return_exceptions=True)
 
+    def check_ready(self) -> None:
+        self._ready_worker()
+
     def submit(self, request: GenerationRequest, sink: EventSink) -> int:
         worker = self._ready_worker()
         stream = next(self._streams)

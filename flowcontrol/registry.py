@@ -1,4 +1,4 @@
-"""The streams that are active, bounded in number, and the counts that status shows."""
+"""The streams that are active, and the counts that status shows."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,10 +13,8 @@ class RegistrySnapshot:
     slow_consumers: of all that were admitted, those found to be slow.
     """
 
-    max_active: int
     active_by_state: dict[State, int]
     ended_by_state: dict[State, int]
-    refused: int
     slow_consumers: int
 
     @property
@@ -54,26 +52,19 @@ class Place:
 
 
 class StreamRegistry:
-    """Admits at most max_active streams at a time."""
+    """Counts streams by state. How many there may be is the governor's to say."""
 
-    def __init__(self, max_active: int) -> None:
-        if max_active < 1:
-            raise ValueError(f"max_active must be at least 1, got {max_active}")
-        self._max_active = max_active
+    def __init__(self) -> None:
         self._active: Counter[State] = Counter()
         self._ended: Counter[State] = Counter()
-        self._refused = 0
         self._slow_consumers = 0
 
     @property
     def active(self) -> int:
         return self._active.total()
 
-    def admit(self) -> Place | None:
-        """A place in state QUEUED, or None (counted as refused) when all are taken."""
-        if self.active >= self._max_active:
-            self._refused += 1
-            return None
+    def admit(self) -> Place:
+        """A place in state QUEUED."""
         self._active[State.QUEUED] += 1
         return Place(self)
 
@@ -83,9 +74,7 @@ class StreamRegistry:
 
     def snapshot(self) -> RegistrySnapshot:
         return RegistrySnapshot(
-            max_active=self._max_active,
             active_by_state={state: self._active[state] for state in State if not state.ended},
             ended_by_state={state: self._ended[state] for state in State if state.ended},
-            refused=self._refused,
             slow_consumers=self._slow_consumers,
         )

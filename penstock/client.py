@@ -15,8 +15,9 @@ from penstock.channel import ChannelOptions, channel_options, default_target
 from penstock.duplex import AioCall
 from penstock.prompt_parts import part_bytes, take_long_prompt
 from penstock.receiver import Receiver
-from penstock.request import GenerateOptions, Metadata, Prompt, build_count, build_start, retries_of
+from penstock.request import GenerateOptions, Prompt, build_count, build_start, retries_of
 from penstock.retry import READY_POLL_S, Attempts, Retry
+from penstock.tenant import Metadata, Pairs, tenant_metadata, with_tenant
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.input_pb2 import ChatMessage
 from penstock.v1.model_pb2 import ListModelsRequest, Model, ModelState
@@ -33,7 +34,8 @@ class Client:
     options: gRPC channel options on top of the client's own. The channel is made with the first call.
     request_chunk_bytes: a longer text prompt is sent in pieces of this size (UTF-8), 1024 to 67108864; None:
     STREAM_REQUEST_CHUNK_SIZE of the environment, else the size that the server tells, for prompts of more
-    than 32768. InvalidRequestError for another value.
+    than 32768. tenant: whom the calls count for, sent as metadata x-tenant-id with each of them.
+    InvalidRequestError for another value.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class Client:
         channel: grpc.aio.Channel | None = None,
         options: ChannelOptions | None = None,
         request_chunk_bytes: int | None = None,
+        tenant: str | None = None,
         _clock: Callable[[], float] = time.monotonic,
         _random: Callable[[], float] = random.random,
         _sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.target = target or default_target()
         self._part_bytes = part_bytes(request_chunk_bytes)
+        self._tenant = tenant_metadata(tenant)
         self._clock, self._random, self._sleep = _clock, _random, _sleep
         self._options = channel_options(options)
         self._given_channel = channel
@@ -86,7 +90,7 @@ class Client:
             random=self._random,
         )
         long_prompt = take_long_prompt(start, self._part_bytes)
-        link = _Link(self._channel, options.get("metadata"), self._sleep)
+        link = _Link(self._channel, self._tenant, options.get("metadata"), self._sleep)
         return Stream(link, receiver, attempts, long_prompt, options.get("on_retry"))
 
     async def complete(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> str:
@@ -106,14 +110,16 @@ class Client:
         """Tokens of the input as generate() would send it to the model, special tokens included."""
         request = build_count(prompt, model)
         with translated():
-            response = await GenerationServiceStub(self._channel()).CountTokens(request, timeout=timeout_s)
+            response = await GenerationServiceStub(self._channel()).CountTokens(
+                request, timeout=timeout_s, metadata=self._tenant
+            )
             return response.prompt_tokens
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """The server's models."""
         with translated():
             response = await ModelServiceStub(self._channel()).ListModels(
-                ListModelsRequest(), timeout=timeout_s
+                ListModelsRequest(), timeout=timeout_s, metadata=self._tenant
             )
             return list(response.models)
 
@@ -121,7 +127,9 @@ class Client:
         """What the server is doing now; with every active stream when include_streams is set."""
         request = GetStatusRequest(include_streams=include_streams)
         with translated():
-            response = await StatusServiceStub(self._channel()).GetStatus(request, timeout=timeout_s)
+            response = await StatusServiceStub(self._channel()).GetStatus(
+                request, timeout=timeout_s, metadata=self._tenant
+            )
             return response.status
 
     async def watch_status(
@@ -129,7 +137,8 @@ class Client:
     ) -> AsyncIterator[Status]:
         """The status at once and then every interval_ms, 100 to 60000 (None: the server's default)."""
         call = StatusServiceStub(self._channel()).WatchStatus(
-            WatchStatusRequest(interval_ms=interval_ms or 0, include_streams=include_streams)
+            WatchStatusRequest(interval_ms=interval_ms or 0, include_streams=include_streams),
+            metadata=self._tenant,
         )
         try:
             while True:
@@ -157,11 +166,13 @@ class _Link:
     def __init__(
         self,
         channel: Callable[[], grpc.aio.Channel],
+        tenant: Pairs,
         metadata: Metadata | None,
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
         self._channel = channel
-        self._metadata = metadata
+        self._tenant = tenant
+        self._metadata = with_tenant(tenant, metadata)
         self._sleep = sleep
 
     def open(self, timeout_s: float | None) -> AioCall:
@@ -177,5 +188,7 @@ class _Link:
     async def _model_is_ready(self, timeout_s: float) -> bool:
         """Waits for a connection. AioRpcError when a server answers that it cannot say."""
         stub = ModelServiceStub(self._channel())
-        response = await stub.ListModels(ListModelsRequest(), wait_for_ready=True, timeout=timeout_s)
+        response = await stub.ListModels(
+            ListModelsRequest(), wait_for_ready=True, timeout=timeout_s, metadata=self._tenant
+        )
         return any(model.state == ModelState.MODEL_STATE_READY for model in response.models)

@@ -7,23 +7,31 @@ from google.protobuf.message import Message
 
 from penstock.errors import InvalidRequestError
 from penstock.retry import Retry
-from penstock.v1.generation_pb2 import CountTokensRequest, Start
+from penstock.tenant import Metadata
+from penstock.v1.generation_pb2 import CountTokensRequest, Priority, Start
 from penstock.v1.input_pb2 import ChatInput, ChatMessage, TokenInput
 from penstock.v1.options_pb2 import FlowOptions, OutputOptions, SamplingOptions, StoppingOptions
 
 # Text to continue; a conversation as {"role": ..., "content": ...} mappings; or token ids.
 Prompt = str | Sequence[Mapping[str, str]] | Sequence[ChatMessage] | Sequence[int]
-Metadata = Sequence[tuple[str, str | bytes]]
+PRIORITIES = {
+    "bulk": Priority.PRIORITY_BULK,
+    "default": Priority.PRIORITY_DEFAULT,
+    "interactive": Priority.PRIORITY_INTERACTIVE,
+    "system": Priority.PRIORITY_SYSTEM,
+}
 
 
 class GenerateOptions(TypedDict, total=False):
     """Keyword arguments of `generate` and `complete`. Left out or None: the server's default.
 
     protos/penstock/v1/options.proto says what each one means and which values it takes. Besides those:
-    stop: one stop string or several. timeout_s: seconds from the start of the first call to the last message.
-    metadata: gRPC metadata to send. request_id: name of this stream in the server's log. retries: how many
-    calls in a row may be lost without a new token before the error is raised; the stream is resumed until
-    then. None or 0: it never is. on_retry: called when a call was lost, before the wait for the next one.
+    stop: one stop string or several. priority: class of service, "bulk", "default", "interactive" or
+    "system", or a Priority of the contract. timeout_s: seconds from the start of the first call to the last
+    message. metadata: gRPC metadata to send; an x-tenant-id in it takes the place of the client's tenant.
+    request_id: name of this stream in the server's log. retries: how many calls in a row may be lost without
+    a new token before the error is raised; the stream is resumed until then. None or 0: it never is.
+    on_retry: called when a call was lost, before the wait for the next one.
     """
 
     model: str | None
@@ -49,6 +57,7 @@ class GenerateOptions(TypedDict, total=False):
     chunk_timing: bool | None
     max_unacked_chunks: int | None
     max_tokens_per_chunk: int | None
+    priority: str | Priority.ValueType | None
     timeout_s: float | None
     metadata: Metadata | None
     retries: int | None
@@ -86,6 +95,8 @@ def build_start(prompt: Prompt, options: GenerateOptions) -> Start:
             if value is not None:
                 part = _message(kind, field.name, value, f"start.{group}.{field.name}")
                 getattr(start, group).MergeFrom(part)
+    if given.get("priority") is not None:
+        start.priority = _priority(given["priority"])
     _set_input(start, prompt, "start.")
     return start
 
@@ -103,6 +114,14 @@ def build_count(prompt: Prompt, model: str | None) -> CountTokensRequest:
     request = CountTokensRequest(model=model or "")
     _set_input(request, prompt, "")
     return request
+
+
+def _priority(value: object) -> Priority.ValueType:
+    if isinstance(value, str) and value in PRIORITIES:
+        return PRIORITIES[value]
+    if isinstance(value, int) and value in Priority.values():
+        return cast(Priority.ValueType, value)
+    raise _invalid("start.priority", f"got {value!r}; allowed: {', '.join(PRIORITIES)}")
 
 
 def _set_input(request: Start | CountTokensRequest, prompt: Prompt, prefix: str) -> None:

@@ -13,9 +13,10 @@ import grpc
 from penstock.channel import ChannelOptions, channel_options, default_target
 from penstock.prompt_parts import part_bytes, take_long_prompt
 from penstock.receiver import Receiver
-from penstock.request import GenerateOptions, Metadata, Prompt, build_count, build_start, retries_of
+from penstock.request import GenerateOptions, Prompt, build_count, build_start, retries_of
 from penstock.retry import READY_POLL_S, Attempts, Retry
 from penstock.sync_stream import SyncCall, SyncStream, translated
+from penstock.tenant import Metadata, Pairs, tenant_metadata, with_tenant
 from penstock.v1.generation_pb2 import GenerateRequest
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.input_pb2 import ChatMessage
@@ -35,7 +36,8 @@ class SyncClient:
     channel: a grpc channel in place of a new plaintext one, such as for TLS; it stays the caller's.
     options: gRPC channel options on top of the client's own. request_chunk_bytes: a longer text prompt is
     sent in pieces of this size (UTF-8), 1024 to 67108864; None: STREAM_REQUEST_CHUNK_SIZE of the
-    environment, else 32768. InvalidRequestError for another value.
+    environment, else 32768. tenant: whom the calls count for, sent as metadata x-tenant-id with each of
+    them. InvalidRequestError for another value.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class SyncClient:
         channel: grpc.Channel | None = None,
         options: ChannelOptions | None = None,
         request_chunk_bytes: int | None = None,
+        tenant: str | None = None,
         _clock: Callable[[], float] = time.monotonic,
         _random: Callable[[], float] = random.random,
         _sleep: Callable[[float], object] | None = None,
     ) -> None:
         self.target = target or default_target()
         self._part_bytes = part_bytes(request_chunk_bytes)
+        self._tenant = tenant_metadata(tenant)
         self._clock, self._random, self._sleep = _clock, _random, _sleep
         self._owns_channel = channel is None
         self._open_channel = channel or grpc.insecure_channel(self.target, options=channel_options(options))
@@ -87,7 +91,7 @@ class SyncClient:
             random=self._random,
         )
         long_prompt = take_long_prompt(start, self._part_bytes)
-        link = _Link(self._channel, options.get("metadata"), self._sleep)
+        link = _Link(self._channel, self._tenant, options.get("metadata"), self._sleep)
         return SyncStream(link, receiver, attempts, long_prompt, options.get("on_retry"))
 
     def complete(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> str:
@@ -107,29 +111,35 @@ class SyncClient:
         """Tokens of the input as generate() would send it to the model, special tokens included."""
         request = build_count(prompt, model)
         with translated():
-            return (
-                GenerationServiceStub(self._channel()).CountTokens(request, timeout=timeout_s).prompt_tokens
+            response = GenerationServiceStub(self._channel()).CountTokens(
+                request, timeout=timeout_s, metadata=self._tenant
             )
+            return response.prompt_tokens
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """The server's models."""
         with translated():
-            return list(
-                ModelServiceStub(self._channel()).ListModels(ListModelsRequest(), timeout=timeout_s).models
+            response = ModelServiceStub(self._channel()).ListModels(
+                ListModelsRequest(), timeout=timeout_s, metadata=self._tenant
             )
+            return list(response.models)
 
     def status(self, *, include_streams: bool = False, timeout_s: float | None = None) -> Status:
         """What the server is doing now; with every active stream when include_streams is set."""
         request = GetStatusRequest(include_streams=include_streams)
         with translated():
-            return StatusServiceStub(self._channel()).GetStatus(request, timeout=timeout_s).status
+            response = StatusServiceStub(self._channel()).GetStatus(
+                request, timeout=timeout_s, metadata=self._tenant
+            )
+            return response.status
 
     def watch_status(
         self, *, interval_ms: int | None = None, include_streams: bool = False
     ) -> Iterator[Status]:
         """The status at once and then every interval_ms, 100 to 60000 (None: the server's default)."""
         call = StatusServiceStub(self._channel()).WatchStatus(
-            WatchStatusRequest(interval_ms=interval_ms or 0, include_streams=include_streams)
+            WatchStatusRequest(interval_ms=interval_ms or 0, include_streams=include_streams),
+            metadata=self._tenant,
         )
         try:
             with translated():
@@ -150,11 +160,13 @@ class _Link:
     def __init__(
         self,
         channel: Callable[[], grpc.Channel],
+        tenant: Pairs,
         metadata: Metadata | None,
         sleep: Callable[[float], object] | None,
     ) -> None:
         self._channel = channel
-        self._metadata = tuple(metadata) if metadata is not None else None
+        self._tenant = tenant
+        self._metadata = with_tenant(tenant, metadata)
         self._sleep = sleep
 
     def open(self, requests: Iterator[GenerateRequest], timeout_s: float | None) -> SyncCall:
@@ -176,7 +188,9 @@ class _Link:
         """Waits for a connection. True also when a server answers that it cannot say."""
         stub = ModelServiceStub(self._channel())
         try:
-            response = stub.ListModels(ListModelsRequest(), wait_for_ready=True, timeout=timeout_s)
+            response = stub.ListModels(
+                ListModelsRequest(), wait_for_ready=True, timeout=timeout_s, metadata=self._tenant
+            )
         except grpc.RpcError as error:
             return error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
         return any(model.state == ModelState.MODEL_STATE_READY for model in response.models)

@@ -6,16 +6,25 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import structlog
 
-from config import Loaded, LoggingSettings, Settings
+from config import ConfigError, Loaded, LoggingSettings, Settings, TenantSettings, load_tenants
 from engine.contract import Engine, EngineStartError
 from engine.options import SupervisorOptions, WorkerOptions
 from engine.worker_engine import WorkerEngine
-from service.options import PoolOptions, ServerOptions, StreamOptions
+from flowcontrol.admission.ask import ServiceClass
+from flowcontrol.admission.fair_queue import QueueOptions
+from flowcontrol.admission.gate import GateOptions
+from flowcontrol.admission.governor import GovernorOptions
+from flowcontrol.admission.tenants import TenantLimits, TenantOptions
+from flowcontrol.limits.contract import LimitOptions, StrategyName
+from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions
 from service.server import BindError, Server
+
+_log = structlog.get_logger("penstock.assembly")
 
 # How long a worker may take to end when it is told to; it has only a decode step to finish.
 _WORKER_STOP_TIMEOUT_S = 5.0
@@ -28,7 +37,6 @@ def server_options(settings: Settings) -> ServerOptions:
     return ServerOptions(
         host=server.host,
         port=server.port,
-        max_active_streams=settings.stream_registry.max_active_streams,
         max_receive_message_bytes=server.max_receive_message_bytes,
         max_send_message_bytes=server.max_send_message_bytes,
         keepalive_time_ms=server.keepalive_time_ms,
@@ -53,6 +61,76 @@ def stream_options(settings: Settings) -> StreamOptions:
         max_prompt_bytes=settings.stream_registry.max_prompt_bytes,
         request_chunk_bytes=settings.server.request_chunk_bytes,
         response_chunk_bytes=settings.server.response_chunk_bytes,
+    )
+
+
+def admission_options(settings: Settings) -> AdmissionOptions:
+    return AdmissionOptions(
+        default_class=ServiceClass[settings.admission.default_class.upper()],
+        default_max_tokens=settings.engine.default_max_tokens,
+        remote_control=settings.admission.remote_control,
+    )
+
+
+def governor_options(settings: Settings) -> GovernorOptions:
+    """Raises ConfigError for the file of tenants."""
+    registry, admission = settings.stream_registry, settings.admission
+    adaptive, enabled = registry.adaptive_limits, settings.admission.enabled
+    most = registry.max_active_streams
+    fixed = not (enabled and adaptive.enabled)
+    classes = {name: getattr(admission.classes, name.name.lower()) for name in ServiceClass}
+    return GovernorOptions(
+        initial_streams=most,
+        limits=LimitOptions(
+            strategy=StrategyName.FIXED if fixed else StrategyName(adaptive.strategy),
+            min_streams=min(most, adaptive.min_streams) if fixed else adaptive.min_streams,
+            max_streams=most if fixed else adaptive.max_streams,
+            interval_s=adaptive.adjustment_interval_ms / 1e3,
+            min_samples=adaptive.min_samples,
+            scale_up_threshold=adaptive.scale_up_threshold,
+            scale_down_threshold=adaptive.scale_down_threshold,
+        ),
+        gate=GateOptions(
+            target_ttft_s=adaptive.target_ttft_ms / 1e3,
+            target_latency_s=adaptive.target_latency_ms / 1e3,
+            service_share=admission.service_share,
+            class_factors={name: each.target_factor if enabled else 0.0 for name, each in classes.items()},
+            max_kv_bytes=admission.max_kv_bytes if enabled else 0,
+            max_retry_after_s=admission.max_retry_ms / 1e3,
+        ),
+        queue=QueueOptions(
+            max_requests=admission.queue.max_requests if enabled else 0,
+            max_tokens=admission.queue.max_tokens,
+            ttl_s=admission.queue.ttl_ms / 1e3,
+            ageing_s=admission.queue.ageing_ms / 1e3,
+            lifo_under_overload=admission.queue.lifo_under_overload,
+            credit_s=admission.queue.credit_ms / 1e3,
+            reserved={name: each.reserved_share for name, each in classes.items()},
+        ),
+        tenants=tenant_options(settings),
+    )
+
+
+def tenant_options(settings: Settings) -> TenantOptions:
+    """Reads the file of tenants, where there is one. Raises ConfigError."""
+    tenants = settings.admission.tenants
+    named = load_tenants(Path(tenants.file), tenants) if tenants.file else {}
+    return TenantOptions(
+        default=_tenant_limits(tenants),
+        named={name: _tenant_limits(limits) for name, limits in named.items()},
+        max_tenants=tenants.max_tenants,
+        idle_s=tenants.idle_ms / 1e3,
+        burst_s=tenants.burst_ms / 1e3,
+    )
+
+
+def _tenant_limits(limits: TenantSettings) -> TenantLimits:
+    return TenantLimits(
+        weight=limits.weight,
+        max_streams=limits.max_streams,
+        requests_per_s=limits.requests_per_s,
+        tokens_per_s=limits.tokens_per_s,
+        max_class=ServiceClass[limits.max_class.upper()],
     )
 
 
@@ -141,13 +219,21 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _run(settings: Settings, engine: Engine) -> int:
     stopping = _stop_signals()
+    try:
+        governor = governor_options(settings)
+    except ConfigError as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        return 2
     server = Server(
         engine,
         server_options(settings),
         stream_options(settings),
+        admission_options(settings),
+        governor,
         pool_options(settings),
         version=version("penstock"),
     )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tenants, settings, server)
     try:
         address = await server.listen()
         print(f"{LISTENING}{address}", flush=True)
@@ -160,6 +246,17 @@ async def _run(settings: Settings, engine: Engine) -> int:
     finally:
         await server.stop()
     return 0
+
+
+def _reload_tenants(settings: Settings, server: Server) -> None:
+    """Read the file of tenants again; one with a problem changes nothing."""
+    try:
+        options = tenant_options(settings)
+    except ConfigError as error:
+        _log.error("tenants not reloaded, the old limits stay", problems=error.problems)
+        return
+    server.admission.configure_tenants(options)
+    _log.info("tenants reloaded", file=settings.admission.tenants.file, tenants=len(options.named))
 
 
 def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:

@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from penstock import Client, CreditStats, GenerateOptions, InvalidRequestError, Prompt, Retry, Stream
-from penstock.v1.generation_pb2 import Accepted, Finished
+from penstock.v1.generation_pb2 import Accepted, Finished, Progress
 from service.terminal import TARGET, TargetOption, json_line, retry_line, run_command
 
+# Of a terminal: from the cursor to the end of the line.
+_CLEAR = "\x1b[K"
 _RETRIES = 20
 """With --resume: minutes without a server, by the client's back-off."""
 
@@ -58,7 +60,7 @@ async def stream_to_terminal(stream: Stream, *, prompt: str = "", as_json: bool 
     """
     begun_s = time.monotonic()
     first_s = last_s = 0.0
-    tail = ""
+    tail = waiting = ""
     if prompt and not as_json and sys.stdout.isatty():
         tail = prompt
         print(typer.style(prompt, dim=True), end="", flush=True)
@@ -69,7 +71,13 @@ async def stream_to_terminal(stream: Stream, *, prompt: str = "", as_json: bool 
                 first_s = first_s or last_s
             if as_json:
                 print(json_line(event), flush=True)
+            elif event.progress.queue_position and sys.stderr.isatty():
+                waiting = _waiting_line(event.progress)
+                print(_CLEAR + waiting, end="\r", file=sys.stderr, flush=True)
             elif event.chunk.text:
+                if waiting:
+                    waiting = ""
+                    print(_CLEAR, end="", file=sys.stderr, flush=True)
                 tail = event.chunk.text
                 print(tail, end="", flush=True)
     finally:
@@ -78,6 +86,13 @@ async def stream_to_terminal(stream: Stream, *, prompt: str = "", as_json: bool 
     return Generation(
         stream.text, stream.accepted, stream.finished, stream.credit, first_s, last_s, stream.resumes
     )
+
+
+def _waiting_line(progress: Progress) -> str:
+    """The place in the queue."""
+    wait_s = progress.estimated_wait_ms / 1000
+    about = f", about {wait_s:.0f} s" if wait_s >= 1 else ""
+    return typer.style(f"waiting, {progress.queue_position} in line{about}", dim=True)
 
 
 class RetryLines:
@@ -115,6 +130,8 @@ def generate(
     system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for the whole answer.")] = None,
+    priority: Annotated[str | None, typer.Option(help="bulk, default, interactive or system.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose request it is.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on when the connection is lost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event and line.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print numbers on standard error.")] = False,
@@ -132,17 +149,15 @@ def generate(
         "ignore_eos": ignore_eos or None,
         "logprobs": logprobs,
         "model": model,
+        "priority": priority,
         "timeout_s": timeout,
         "retries": _RETRIES if resume else None,
         "on_retry": RetryLines(),
     }
-    if (prompt is None) == (prompt_file is None):
-        raise typer.BadParameter("give either PROMPT or --prompt-file")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
+    _check_input(prompt, prompt_file)
 
     async def answer(request: Prompt) -> None:
-        async with Client(target) as client:
+        async with Client(target, tenant=tenant) as client:
             stream = client.generate(request, **options)
             shown = request if isinstance(request, str) and prompt_file is None else ""
             generation = await stream_to_terminal(stream, prompt=shown, as_json=as_json)
@@ -154,6 +169,13 @@ def generate(
         target,
         as_json=as_json,
     )
+
+
+def _check_input(prompt: str | None, prompt_file: str | None) -> None:
+    if (prompt is None) == (prompt_file is None):
+        raise typer.BadParameter("give either PROMPT or --prompt-file")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
 
 
 def _prompt(text: str, *, chat: bool, system: str | None) -> Prompt:

@@ -9,11 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock import Client
+from penstock.v1.generation_pb2 import Priority
 from penstock.v1.model_pb2 import Model, ModelState
 from penstock.v1.status_pb2 import Status, StreamState, StreamStatus, WorkerState
-from service.terminal import TARGET, TargetOption, json_line, run_command
+from service.cli_limits import last_change, reason
+from service.terminal import TARGET, TargetOption, duration, json_line, run_command
 
 _TIMEOUT_S = 10.0
+# Of a longer name the beginning is shown; --json has the whole.
+_TENANT_COLUMNS = 12
 
 
 def status(
@@ -74,7 +78,7 @@ def _rows(now: Status, target: str) -> list[tuple[str, str]]:
     state = WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
     return [
         ("Server", f"Penstock {now.version} at {target}" + (", draining" if now.draining else "")),
-        ("Uptime", _duration(now.uptime_s)),
+        ("Uptime", duration(now.uptime_s)),
         ("Worker", f"{state}, process {worker.pid or 'none'}, restarts {worker.restarts}"),
         (
             "Memory",
@@ -88,7 +92,7 @@ def _rows(now: Status, target: str) -> list[tuple[str, str]]:
             f"{worker.running_rows} running, {worker.waiting_rows} waiting, {worker.paused_rows} paused, "
             f"{worker.evictions} evictions",
         ),
-        ("Streams", f"{streams.active} of {streams.max_active} active"),
+        ("Streams", _active(now)),
         (
             "",
             f"{streams.queued} queued, {streams.prefill} prefill, "
@@ -100,7 +104,31 @@ def _rows(now: Status, target: str) -> list[tuple[str, str]]:
             f"{streams.refused} refused",
         ),
         ("Slow", f"{streams.slow_consumers} slow consumers"),
+        *_admission(now),
         ("Messages", _pool(now)),
+    ]
+
+
+def _active(now: Status) -> str:
+    # With admission the active ones are also those that wait, of whom there may be more than the limit.
+    of = "" if now.HasField("admission") else f" of {now.streams.max_active}"
+    return f"{now.streams.active}{of} active"
+
+
+def _admission(now: Status) -> list[tuple[str, str]]:
+    if not now.HasField("admission"):
+        return []
+    limits = now.admission.limits
+    refused = sorted(now.admission.refused.items(), key=lambda item: (-item[1], item[0]))
+    return [
+        (
+            "Admission",
+            f"limit {limits.limit} of {limits.min_streams}..{limits.max_streams}, "
+            f"{limits.in_flight} in flight, {limits.queued} waiting",
+        ),
+        ("", f"last change {last_change(limits)}"),
+        ("", reason(limits)),
+        ("Refused", ", ".join(f"{number} {name}" for name, number in refused) or "none"),
     ]
 
 
@@ -115,30 +143,40 @@ def _pool(now: Status) -> str:
 
 
 def _streams(now: Status) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("Stream", no_wrap=True)
+    tenants = any(stream.tenant for stream in now.active_streams)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("Stream", overflow="fold", min_width=8)
     table.add_column("State", no_wrap=True)
-    for name in ("Sent", "Acked", "Credit", "Stalled", "Waiting"):
+    table.add_column("Class", no_wrap=True)
+    if tenants:
+        table.add_column("Tenant", no_wrap=True, max_width=_TENANT_COLUMNS)
+    for name in ("Sent", "Credit", "Unsent"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("Parked", "Slow"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("Notes")
     for stream in now.active_streams:
-        table.add_row(*(Text(cell) for cell in _stream_cells(stream)))
+        table.add_row(*(Text(cell) for cell in _stream_cells(stream, tenants=tenants)))
     return table
 
 
-def _stream_cells(stream: StreamStatus) -> tuple[str, ...]:
+def _stream_cells(stream: StreamStatus, *, tenants: bool) -> tuple[str, ...]:
+    notes = [name for name, holds in (("parked", stream.parked), ("slow", stream.slow)) if holds]
     return (
         stream.request_id,
-        StreamState.Name(stream.state).removeprefix("STREAM_STATE_").lower(),
+        _stream_state(stream),
+        Priority.Name(stream.priority).removeprefix("PRIORITY_").lower(),
+        *((stream.tenant or "-",) if tenants else ()),
         str(stream.sent),
-        str(stream.acked),
         f"{stream.credit}/{stream.window}" if stream.credits_enforced else "-",
-        f"{stream.stalled_ms / 1000:.1f} s" if stream.stalled_ms else "-",
         str(stream.waiting_tokens),
-        "yes" if stream.parked else "-",
-        "yes" if stream.slow else "-",
+        " ".join(notes) or "-",
     )
+
+
+def _stream_state(stream: StreamStatus) -> str:
+    name = StreamState.Name(stream.state).removeprefix("STREAM_STATE_").lower()
+    if stream.stalled_ms:
+        name += f" {stream.stalled_ms / 1000:.1f} s"
+    return f"{name} #{stream.queue_position}" if stream.queue_position else name
 
 
 def _models(now: Status) -> Table:
@@ -175,13 +213,3 @@ def _size(number_bytes: int) -> str:
         if number_bytes >= size:
             return f"{number_bytes / size:.1f} {unit}"
     return f"{number_bytes} B"
-
-
-def _duration(duration_s: float) -> str:
-    minutes, seconds = divmod(int(duration_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
-    while len(parts) > 1 and not parts[0][0]:
-        parts.pop(0)
-    return " ".join(f"{number} {unit}" for number, unit in parts[:2])

@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from engine.contract import EngineError
+from flowcontrol.admission.ask import Quota
 from flowcontrol.reasons import Reason
 
 DOMAIN = "penstock"
@@ -37,6 +38,12 @@ ANSWERS: dict[Reason, _Answer] = {
     Reason.NOT_IMPLEMENTED: _Answer(grpc.StatusCode.UNIMPLEMENTED),
     Reason.MODEL_NOT_FOUND: _Answer(grpc.StatusCode.NOT_FOUND),
     Reason.TOO_MANY_STREAMS: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
+    Reason.QUEUE_FULL: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
+    Reason.WOULD_MISS_DEADLINE: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
+    Reason.QUEUE_TIMEOUT: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
+    Reason.TENANT_LIMIT: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
+    Reason.KV_EXHAUSTED: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
+    Reason.NOT_ALLOWED: _Answer(grpc.StatusCode.PERMISSION_DENIED),
     Reason.DRAINING: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
     Reason.MODEL_LOADING: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
     Reason.WORKER_STUCK: _Answer(grpc.StatusCode.UNAVAILABLE, 5.0),
@@ -67,11 +74,14 @@ class ServiceError(Exception):
         *,
         violations: Sequence[Violation] = (),
         retry_after_s: float | None = None,
+        quota: Quota | None = None,
     ) -> None:
+        """quota: the one that was exceeded, where one is the cause."""
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.violations = tuple(violations)
+        self.quota = quota
         self.retry_after_s = ANSWERS[reason].retry_after_s if retry_after_s is None else retry_after_s
 
     @classmethod
@@ -86,7 +96,7 @@ class ServiceError(Exception):
         return ANSWERS[self.reason].code
 
     def to_status(self, request_id: str) -> status_pb2.Status:
-        """The google.rpc.Status: ErrorInfo always, RetryInfo and BadRequest where they apply."""
+        """The google.rpc.Status: ErrorInfo, and RetryInfo, QuotaFailure, BadRequest where they apply."""
         info = error_details_pb2.ErrorInfo(reason=self.reason.value, domain=DOMAIN)
         if request_id:
             info.metadata["request_id"] = request_id
@@ -97,6 +107,10 @@ class ServiceError(Exception):
             details.append(error_details_pb2.RetryInfo(retry_delay=delay))
         if self.violations:
             details.append(_bad_request(self.violations))
+        if self.quota is not None:
+            failure = error_details_pb2.QuotaFailure()
+            failure.violations.add(subject=self.quota.subject, description=self.quota.description)
+            details.append(failure)
         message = _clipped(self.message, _MAX_MESSAGE_BYTES)
         status = status_pb2.Status(code=self.code.value[0], message=message)
         for detail in details:

@@ -15,8 +15,10 @@ from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import generation_pb2_grpc
+from service.admission import Admission
 from service.calls import answering_errors
 from service.errors import ServiceError, Violation, abort
+from service.identity import tenant_of
 from service.message_pool import MessagePool
 from service.models import require_model
 from service.options import StreamOptions
@@ -33,12 +35,13 @@ Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Serves streams from one engine, within one registry. pool: None to make each message anew."""
+    """Serves streams from one engine, as admission lets them. pool: None to make each message anew."""
 
     def __init__(
         self,
         engine: Engine,
         registry: StreamRegistry,
+        admission: Admission,
         options: StreamOptions,
         pool: MessagePool | None,
         *,
@@ -46,21 +49,20 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> None:
         self._engine = engine
         self._registry = registry
+        self._admission = admission
         self._options = options
         self._pool = pool
         self._clock = clock
         self._streams: dict[Stream, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self.draining = False
-        """True once the server shuts down: new streams are refused."""
 
     async def idle(self) -> None:
-        """Wait until no stream is in flight."""
+        """Wait until no stream is left."""
         await self._idle.wait()
 
     def snapshots(self) -> list[StreamSnapshot]:
-        """The streams in flight, oldest first."""
+        """The streams in flight and those that wait, oldest first."""
         return [stream.snapshot() for stream in self._streams]
 
     def cut(self) -> None:
@@ -98,16 +100,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         return message.start
 
     async def _serve(self, start: StartMessage, context: Context) -> None:
-        if self.draining:
-            raise ServiceError(Reason.DRAINING, "the server is shutting down")
         model = require_model(self._engine.snapshot().model, start.model, "start.model")
         _check_fingerprint(start, model)
+        seat = self._admission.ask(start, tenant_of(context), context.time_remaining())
         place = self._registry.admit()
-        if place is None:
-            most = self._registry.snapshot().max_active
-            raise ServiceError(Reason.TOO_MANY_STREAMS, f"all {most} streams that may be active are taken")
         lease = self._pool.lease() if self._pool is not None else None
-        stream = Stream(self._engine, place, start, self._options, self._clock, lease)
+        stream = Stream(self._engine, place, seat, start, self._options, self._clock, lease)
         self._streams[stream] = None
         self._idle.clear()
         how = Input.CANCEL
@@ -163,8 +161,8 @@ async def _read(context: Context) -> pb.GenerateRequest | None:
 
 
 async def _run(stream: Stream, model: ModelInfo, context: Context) -> None:
-    """Submit, and write what the stream has to say until it has ended."""
-    stream.submit()
+    """Begin, and write what the stream has to say until it has ended."""
+    stream.begin()
     await context.write(stream.accepted(model))
     reader = asyncio.create_task(_read_rest(stream, context), name="ack reader")
     try:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from flowcontrol.admission.ask import ServiceClass
+
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
@@ -22,6 +24,18 @@ class StreamOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AdmissionOptions:
+    """What admission assumes of a request that does not say it.
+
+    remote_control: whether limits may be changed from other machines than this one.
+    """
+
+    default_class: ServiceClass
+    default_max_tokens: int
+    remote_control: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PoolOptions:
     """The pool of response messages; meanings as in config/runtime.yaml, stream_registry.chunk_pooling."""
 
@@ -36,7 +50,6 @@ class ServerOptions:
 
     host: str
     port: int
-    max_active_streams: int
     max_receive_message_bytes: int
     max_send_message_bytes: int
     keepalive_time_ms: int

@@ -98,6 +98,14 @@ def progress(event: Prefill) -> pb.GenerateResponse:
     return response
 
 
+def waiting(position: int, *, wait_s: float) -> pb.GenerateResponse:
+    """Progress of a stream that waits for admission. wait_s: 0 when nothing is known of it."""
+    response = pb.GenerateResponse()
+    response.progress.queue_position = position
+    response.progress.estimated_wait_ms = wait_s * 1e3
+    return response
+
+
 def slow_consumer(*, mean_ack_ms: float, threshold_ms: float, unacked_chunks: int) -> pb.GenerateResponse:
     text = (
         f"acks come after {mean_ack_ms:.0f} ms on average, the limit is {threshold_ms:.0f} ms; "
@@ -106,8 +114,12 @@ def slow_consumer(*, mean_ack_ms: float, threshold_ms: float, unacked_chunks: in
     return pb.GenerateResponse(notice=pb.Notice(code="SLOW_CONSUMER", text=text))
 
 
-def finished(event: Finished, *, first_token_s: float, stalled_s: float) -> pb.GenerateResponse:
-    """first_token_s: from submission to the first token at the servicer; 0 without a token."""
+def finished(
+    event: Finished, *, admission_s: float, first_token_s: float, stalled_s: float
+) -> pb.GenerateResponse:
+    """admission_s: how long it waited for its permit. first_token_s: from the start message to the first
+    token at the servicer; 0 without a token.
+    """
     response = pb.GenerateResponse()
     message = response.finished
     message.reason = _REASONS[event.reason]
@@ -116,7 +128,8 @@ def finished(event: Finished, *, first_token_s: float, stalled_s: float) -> pb.G
         message.stop_token_id = event.stop_token_id
     message.usage.prompt_tokens = event.prompt_tokens
     message.usage.completion_tokens = event.completion_tokens
-    message.timing.queue_ms = event.queue_s * 1e3
+    message.timing.admission_ms = admission_s * 1e3
+    message.timing.queue_ms = (admission_s + event.queue_s) * 1e3
     message.timing.prefill_ms = event.prefill_s * 1e3
     message.timing.first_token_ms = first_token_s * 1e3
     message.timing.decode_ms = event.decode_s * 1e3

@@ -1,6 +1,7 @@
 """The gRPC server: its services, its start, its draining, its end."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 
@@ -10,20 +11,25 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from engine.contract import Engine
+from flowcontrol.admission.governor import Governor, GovernorOptions
 from flowcontrol.registry import StreamRegistry
 from penstock.v1 import (
     generation_pb2,
     generation_pb2_grpc,
+    limits_pb2,
+    limits_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
     status_pb2,
     status_pb2_grpc,
 )
+from service.admission import Admission
 from service.generation import GenerationServicer
 from service.health import OVERALL, HealthFollower, HealthServicer
+from service.limits import LimitsServicer
 from service.message_pool import MessagePool
 from service.models import ModelServicer
-from service.options import PoolOptions, ServerOptions, StreamOptions
+from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions
 from service.status import StatusServicer
 
 _log = structlog.get_logger("penstock.server")
@@ -31,6 +37,7 @@ _log = structlog.get_logger("penstock.server")
 GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
 MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 STATUS = status_pb2.DESCRIPTOR.services_by_name["StatusService"].full_name
+LIMITS = limits_pb2.DESCRIPTOR.services_by_name["LimitsService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 # Streams that are cut after the grace time get this long to carry their last status to the caller.
@@ -52,6 +59,8 @@ class Server:
         engine: Engine,
         server_options: ServerOptions,
         stream_options: StreamOptions,
+        admission_options: AdmissionOptions,
+        governor_options: GovernorOptions,
         pool_options: PoolOptions | None,
         *,
         version: str,
@@ -59,13 +68,29 @@ class Server:
     ) -> None:
         self._engine = engine
         self._options = server_options
-        self._registry = StreamRegistry(server_options.max_active_streams)
+        self._registry = StreamRegistry()
+        self._governor = Governor(governor_options, now_s=clock(), chance=random.random)
+        self.admission = Admission(self._governor, engine, admission_options, clock)
         self._pool = MessagePool(pool_options) if pool_options is not None else None
-        self._generation = GenerationServicer(engine, self._registry, stream_options, self._pool, clock=clock)
-        self._status = StatusServicer(
-            engine, self._registry, self._generation.snapshots, self._pool, version=version, clock=clock
+        self._generation = GenerationServicer(
+            engine, self._registry, self.admission, stream_options, self._pool, clock=clock
         )
-        self._health = HealthServicer((OVERALL, GENERATION, MODELS, STATUS))
+        self._status = StatusServicer(
+            engine,
+            self._registry,
+            self._generation.snapshots,
+            self._pool,
+            governor=self._governor,
+            version=version,
+            clock=clock,
+        )
+        self._limits = LimitsServicer(
+            self._governor,
+            self.admission.decide,
+            remote_control=admission_options.remote_control,
+            clock=clock,
+        )
+        self._health = HealthServicer((OVERALL, GENERATION, MODELS, STATUS, LIMITS))
         self._follower = HealthFollower(
             self._health, engine, services=(OVERALL, GENERATION), interval_s=server_options.health_interval_s
         )
@@ -86,9 +111,10 @@ class Server:
             raise BindError(f"cannot listen on {asked}: is the port in use?") from error
         await self._grpc.start()
         self._tasks.append(asyncio.create_task(self._follower.follow(), name="health"))
+        self._tasks.append(asyncio.create_task(self.admission.keep_deciding(), name="admission"))
         if self._pool is not None:
             self._tasks.append(asyncio.create_task(self._pool.keep_trimmed(), name="pool trimming"))
-        for service in (MODELS, STATUS):
+        for service in (MODELS, STATUS, LIMITS):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
 
@@ -99,9 +125,10 @@ class Server:
 
     async def drain(self) -> None:
         """Refuse new streams, tell health, and wait for those in flight, for the grace time at most."""
-        self._generation.draining = self._status.draining = self._follower.draining = True
+        self._governor.drain()
+        self._status.draining = self._follower.draining = True
         self._follower.update()
-        for service in (MODELS, STATUS):
+        for service in (MODELS, STATUS, LIMITS):
             self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
             await asyncio.wait_for(self._generation.idle(), self._options.drain_grace_s)
@@ -138,7 +165,8 @@ class Server:
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._generation, server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._engine), server)
         status_pb2_grpc.add_StatusServiceServicer_to_server(self._status, server)
+        limits_pb2_grpc.add_LimitsServiceServicer_to_server(self._limits, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (GENERATION, MODELS, STATUS, HEALTH, reflection.SERVICE_NAME)
+        names = (GENERATION, MODELS, STATUS, LIMITS, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server

@@ -16,7 +16,7 @@ from engine.requests import (
 )
 from flowcontrol.reasons import Reason
 from penstock.v1 import generation_pb2, input_pb2, options_pb2
-from service.errors import ServiceError, Violation, not_implemented
+from service.errors import ServiceError, Violation
 
 ROLES = ("system", "user", "assistant")
 MAX_REQUEST_ID_CHARACTERS = 128
@@ -37,13 +37,14 @@ _SEED_BITS = 53
 class StartMessage:
     """A checked `start`.
 
-    max_unacked_chunks, max_tokens_per_chunk: as asked for, 0 for the server's. last_seq,
-    model_fingerprint: of a stream that is continued, else 0 and empty.
+    priority: of penstock.v1.Priority. max_unacked_chunks, max_tokens_per_chunk: as asked for, 0 for the
+    server's. last_seq, model_fingerprint: of a stream that is continued, else 0 and empty.
     """
 
     request_id: str
     model: str
     request: GenerationRequest
+    priority: int
     max_unacked_chunks: int
     max_tokens_per_chunk: int
     chunk_timing: bool
@@ -78,9 +79,10 @@ class _Checks:
 
 
 def read_start(start: generation_pb2.Start) -> StartMessage:
-    """Raises ServiceError: INVALID_REQUEST with every field at fault, or NOT_IMPLEMENTED."""
-    _refuse_later_features(start)
+    """Raises ServiceError INVALID_REQUEST with every field at fault."""
     checks = _Checks()
+    known = start.priority in generation_pb2.Priority.values()
+    checks.require("start.priority", known, start.priority, "a value of penstock.v1.Priority")
     checks.count("start.request_id", len(start.request_id), MAX_REQUEST_ID_CHARACTERS, "characters")
     model_input = _read_input(start, checks)
     sampling = _read_sampling(start.sampling, checks)
@@ -96,17 +98,13 @@ def read_start(start: generation_pb2.Start) -> StartMessage:
         request=GenerationRequest(
             model_input, sampling, stopping, logprobs, resume_ids=tuple(start.resume.token_ids)
         ),
+        priority=start.priority,
         max_unacked_chunks=start.flow.max_unacked_chunks,
         max_tokens_per_chunk=start.flow.max_tokens_per_chunk,
         chunk_timing=start.output.chunk_timing,
         last_seq=start.resume.last_seq,
         model_fingerprint=start.resume.model_fingerprint,
     )
-
-
-def _refuse_later_features(start: generation_pb2.Start) -> None:
-    if start.priority != generation_pb2.PRIORITY_UNSPECIFIED:
-        raise not_implemented("start.priority")
 
 
 def _check_resume(start: generation_pb2.Start, checks: _Checks) -> None:

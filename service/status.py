@@ -8,12 +8,15 @@ from typing import Any
 import grpc
 
 from engine.contract import Engine, EngineSnapshot, EngineState
+from flowcontrol.admission.governor import Governor
+from flowcontrol.admission.snapshot import GovernorSnapshot
 from flowcontrol.pool import PoolSnapshot
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import RegistrySnapshot, StreamRegistry
 from flowcontrol.stream_state import State
 from penstock.v1 import status_pb2 as pb
 from penstock.v1 import status_pb2_grpc
+from service.admission_messages import PRIORITIES, admission
 from service.calls import answering_errors, write
 from service.errors import ServiceError, Violation, abort
 from service.message_pool import MessagePool
@@ -40,11 +43,11 @@ _STREAM_STATES = {
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def stream_counts(snapshot: RegistrySnapshot) -> pb.StreamCounts:
+def stream_counts(snapshot: RegistrySnapshot, governed: GovernorSnapshot) -> pb.StreamCounts:
     active, ended = snapshot.active_by_state, snapshot.ended_by_state
     return pb.StreamCounts(
         active=snapshot.active,
-        max_active=snapshot.max_active,
+        max_active=governed.limit.limit,
         queued=active[State.QUEUED],
         prefill=active[State.PREFILL],
         streaming=active[State.STREAMING],
@@ -52,7 +55,7 @@ def stream_counts(snapshot: RegistrySnapshot) -> pb.StreamCounts:
         ended=pb.EndedCounts(
             finished=ended[State.FINISHED], cancelled=ended[State.CANCELLED], failed=ended[State.FAILED]
         ),
-        refused=snapshot.refused,
+        refused=sum(governed.refused.values()),
         slow_consumers=snapshot.slow_consumers,
     )
 
@@ -73,6 +76,9 @@ def stream_status(snapshot: StreamSnapshot) -> pb.StreamStatus:
         mean_ack_ms=(snapshot.mean_ack_s or 0.0) * 1e3,
         slow=snapshot.slow,
         age_ms=snapshot.age_s * 1e3,
+        tenant=snapshot.tenant,
+        priority=PRIORITIES[snapshot.service_class],
+        queue_position=snapshot.queue_position,
     )
 
 
@@ -118,6 +124,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         streams: Callable[[], Iterable[StreamSnapshot]],
         pool: MessagePool | None,
         *,
+        governor: Governor,
         version: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -125,23 +132,27 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self._registry = registry
         self._streams = streams
         self._pool = pool
+        self._governor = governor
         self._version = version
         self._clock = clock
         self._started_s = clock()
         self.draining = False
 
     def status(self, *, include_streams: bool) -> pb.Status:
+        now_s = self._clock()
         engine = self._engine.snapshot()
+        governed = self._governor.snapshot(now_s)
         streams = self._streams() if include_streams else ()
         return pb.Status(
             version=self._version,
-            uptime_s=self._clock() - self._started_s,
+            uptime_s=now_s - self._started_s,
             draining=self.draining,
-            streams=stream_counts(self._registry.snapshot()),
+            streams=stream_counts(self._registry.snapshot(), governed),
             worker=worker(engine),
             models=models(engine),
             active_streams=[stream_status(stream) for stream in streams if not stream.state.ended],
             message_pool=message_pool(self._pool.snapshot()) if self._pool is not None else None,
+            admission=admission(governed, now_s),
         )
 
     @answering_errors

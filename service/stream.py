@@ -1,7 +1,6 @@
 """One Generate stream between the engine and the caller: decides, never waits."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -10,6 +9,7 @@ from engine.contract import Engine, EngineError, ModelInfo
 from engine.events import Event, Failed, Finished, Prefill, Token
 from engine.requests import PartsInput
 from flowcontrol.ack_times import AckTimes
+from flowcontrol.admission.ask import Outcome
 from flowcontrol.chunk_size import ChunkSizeRule
 from flowcontrol.credits import AckBeyondSentError, CreditSnapshot, CreditWindow
 from flowcontrol.outbox import Outbox
@@ -20,12 +20,15 @@ from flowcontrol.stream_state import Input
 from flowcontrol.timers import Timer, Timers
 from penstock.v1 import generation_pb2 as pb
 from service import responses
+from service.admission import Seat
 from service.errors import ServiceError
 from service.options import StreamOptions
 from service.prompt_parts import PromptParts
 from service.responses import ChunkMessage, Piece
 from service.start_message import StartMessage
+from service.stream_row import StreamRow
 from service.stream_snapshot import StreamSnapshot
+from service.stream_times import StreamTimes
 
 _log = structlog.get_logger("penstock.stream")
 
@@ -39,7 +42,7 @@ def _bounded(wanted: int, most: int) -> int:
 
 
 class Stream:
-    """A stream from admission to its end. Owns its place, its row in the engine and its pooled message.
+    """A stream from admission to its end. Owns its place, its seat, its row and its pooled message.
 
     The take_* methods note what happened and set `wake`; next_message says what to write. The place is
     free in the call in which the end is known. `close` gives everything back and must be called once,
@@ -50,6 +53,7 @@ class Stream:
         self,
         engine: Engine,
         place: Place,
+        seat: Seat,
         start: StartMessage,
         options: StreamOptions,
         clock: Callable[[], float],
@@ -61,8 +65,9 @@ class Stream:
         self.parts = PromptParts(
             awaited=isinstance(start.request.input, PartsInput), max_bytes=options.max_prompt_bytes
         )
-        self._engine = engine
         self._place = place
+        self._seat = seat
+        self._row = StreamRow(engine, start.request, self.take_event)
         self._start = start
         self._options = options
         self._clock = clock
@@ -88,9 +93,8 @@ class Stream:
         )
         self._timers = Timers()
         self._rearm: Rearm | None = None
-        self._row: int | None = None
-        self._row_paused = False
         self._progress: Prefill | None = None
+        self._told_position = 0
         self._notice: pb.GenerateResponse | None = None
         self._prompt_tokens = 0
         self._sent_tokens = len(start.request.resume_ids)
@@ -99,12 +103,7 @@ class Stream:
         self._tail = ""
         self._error: ServiceError | None = None
         self._cancelled = False
-        self._submitted_s = clock()
-        self._accepted_s = 0.0
-        self._first_token_s: float | None = None
-        self._arrived_s: deque[float] = deque()
-        self._stalled_since_s: float | None = None
-        self._stalled_s = 0.0
+        self._times = StreamTimes(clock)
 
     @property
     def request_id(self) -> str:
@@ -113,20 +112,36 @@ class Stream:
     def watch(self, rearm: Rearm) -> None:
         """Have `rearm` told of the next deadline from now on; when it passes, call timed_out."""
         self._rearm = rearm
-        self._timers.set(Timer.DEADLINE, self._submitted_s + self._options.default_timeout_s)
+        self._timers.set(Timer.DEADLINE, self._times.asked_s + self._options.default_timeout_s)
         if self.parts.missing:
             self._timers.set(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
         rearm(self._timers.next_deadline())
 
-    def submit(self) -> None:
-        """Hand the request to the engine. Raises ServiceError."""
-        try:
-            self._row = self._engine.submit(self._start.request, self.take_event)
-        except EngineError as error:
-            raise ServiceError.from_engine(error, "start.") from error
+    def begin(self) -> None:
+        """Hand the request to the engine, or wait for the permit first. Raises ServiceError."""
+        if self._seat.waiting:
+            self._seat.changed = self._take_decision
+        else:
+            self._submit()
+
+    def _submit(self) -> None:
+        self._times.submitted()
+        self._row.submit()
+
+    def _take_decision(self) -> None:
+        """The seat has changed."""
+        refusal = self._seat.refusal
+        if refusal is not None:
+            self.take_error(refusal)
+        elif self._seat.admitted and not self._row.submitted:
+            try:
+                self._submit()
+            except ServiceError as error:
+                self.take_error(error)
+        self.wake.set()
 
     def accepted(self, model: ModelInfo) -> pb.GenerateResponse:
-        self._accepted_s = self._clock()
+        self._times.accepted()
         enforced = self._options.enforce_credits
         return pb.GenerateResponse(
             accepted=pb.Accepted(
@@ -144,25 +159,28 @@ class Stream:
         """The sink of the engine."""
         match event:
             case Token():
-                if self._first_token_s is None:
-                    self._first_token_s = self._clock()
+                if not self._times.has_token:
+                    self._times.first_token()
                     self._place.apply(Input.TOKEN)
+                    self._seat.first_token()
                 if self._start.chunk_timing:
-                    self._arrived_s.append(self._clock())
+                    self._times.token_arrived()
                 self._outbox.push(event)
-                if not self._row_paused and self._outbox.full:
+                if not self._row.paused and self._outbox.full:
                     self._pause_row()
             case Prefill():
                 self._progress = event
+                if event.total:
+                    self._seat.prompt_known(event.total)
                 self._prompt_tokens = max(0, event.total - len(self._start.request.resume_ids))
                 if event.queue_position == 0:
                     self._place.apply(Input.PREFILL_STARTED)
             case Finished():
-                self._row = None
+                self._row.ended()
                 self._end = event
                 self._tail = event.text
             case Failed():
-                self._row = None
+                self._row.ended()
                 engine_error = EngineError(event.reason, event.message, field=event.field)
                 self.take_error(ServiceError.from_engine(engine_error, "start."))
         self.wake.set()
@@ -174,8 +192,7 @@ class Stream:
             self._clear_timer(Timer.IDLE)
         else:
             self._set_timer(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
-        if self._row is not None:
-            self._engine.add_prompt_part(self._row, text, last=last)
+        self._row.add_prompt_part(text, last=last)
 
     def take_ack(self, seq: int) -> None:
         """Raises ServiceError when seq was not sent."""
@@ -224,16 +241,19 @@ class Stream:
             return self._chunk(*taken)
         if self._end is not None and not self._outbox:
             self._place.apply(Input.FINISH)
+            self._seat.end(Outcome.SUCCESS, self._sent_tokens)
             self.ended = True
             return responses.finished(
-                self._end, first_token_s=self._time_to_first_token_s(), stalled_s=self._stalled_s
+                self._end,
+                admission_s=self._times.admission_s,
+                first_token_s=self._times.to_first_token_s,
+                stalled_s=self._times.stalled_s,
             )
         self._note_stall()
-        if self._progress is not None and self._first_token_s is None:
-            event, self._progress = self._progress, None
-            return responses.progress(event)
-        self.wake.clear()
-        return None
+        progress = self._next_progress()
+        if progress is None:
+            self.wake.clear()
+        return progress
 
     def timed_out(self) -> ServiceError:
         """The error with which the stream ends, when the deadline last told to `rearm` has passed."""
@@ -268,18 +288,20 @@ class Stream:
             request_id=self.request_id,
             state=self._place.state,
             credits=self.credits(),
-            stalled_s=self._current_stall_s(),
+            stalled_s=self._times.current_stall_s,
             waiting_tokens=len(self._outbox),
-            parked=self._row_paused,
+            parked=self._row.paused,
             mean_ack_s=self._ack_times.mean_s,
             slow=self._ack_times.slow,
-            age_s=self._clock() - self._submitted_s,
+            age_s=self._times.age_s,
+            tenant=self._seat.tenant,
+            service_class=self._seat.service_class,
+            queue_position=self._seat.position,
         )
 
     def _chunk(self, seq: int, pieces: list[Piece]) -> pb.GenerateResponse:
-        if self._stalled_since_s is not None:
-            self._stalled_s += self._current_stall_s()
-            self._stalled_since_s = None
+        if self._times.stalled:
+            self._times.unstall()
             self._clear_timer(Timer.ACK_TIMEOUT)
             self._place.apply(Input.CREDIT_RETURNED)
         self._ack_times.sent(seq, self._clock())
@@ -291,28 +313,29 @@ class Stream:
             response = responses.chunk(seq, self._sent_tokens, pieces)
         tokens = 0 if isinstance(pieces[0], str) else len(pieces)
         self._sent_tokens += tokens
-        if self._row_paused and self._outbox.drained and self._row is not None:
-            self._row_paused = False
-            self._engine.resume(self._row)
+        if self._row.paused and self._outbox.drained:
+            self._row.resume()
         if self._start.chunk_timing:
-            self._add_timing(response.chunk.timing, tokens)
+            self._times.fill(response.chunk.timing, tokens)
         return response
 
-    def _add_timing(self, timing: pb.ChunkTiming, tokens: int) -> None:
-        written_s = self._clock()
-        arrived_s = written_s
-        for _ in range(tokens):
-            arrived_s = self._arrived_s.popleft()
-        timing.engine_ms = (arrived_s - self._accepted_s) * 1e3
-        timing.written_ms = (written_s - self._accepted_s) * 1e3
+    def _next_progress(self) -> pb.GenerateResponse | None:
+        """What is new of a stream that waits, or whose prompt is being computed."""
+        if self._seat.waiting and self._seat.position != self._told_position:
+            self._told_position = self._seat.position
+            return responses.waiting(self._told_position, wait_s=self._seat.wait_s)
+        if self._progress is None or self._times.has_token:
+            return None
+        event, self._progress = self._progress, None
+        return responses.progress(event)
 
     def _cancelled_message(self) -> pb.GenerateResponse:
         self.ended = True
         return responses.cancelled(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._sent_tokens,
-            first_token_s=self._time_to_first_token_s(),
-            stalled_s=self._stalled_s + self._current_stall_s(),
+            first_token_s=self._times.to_first_token_s,
+            stalled_s=self._times.stalled_s,
         )
 
     def _tell_slow(self) -> None:
@@ -329,13 +352,9 @@ class Stream:
         )
 
     def _note_stall(self) -> None:
-        if self._outbox.stalled and self._stalled_since_s is None:
-            self._stalled_since_s = self._clock()
-            self._set_timer(Timer.ACK_TIMEOUT, self._stalled_since_s + self._options.ack_timeout_s)
+        if self._outbox.stalled and not self._times.stalled:
+            self._set_timer(Timer.ACK_TIMEOUT, self._times.stall() + self._options.ack_timeout_s)
             self._place.apply(Input.CREDIT_SPENT)
-
-    def _current_stall_s(self) -> float:
-        return 0.0 if self._stalled_since_s is None else self._clock() - self._stalled_since_s
 
     def _set_timer(self, timer: Timer, at_s: float) -> None:
         self._timers.set(timer, at_s)
@@ -348,22 +367,22 @@ class Stream:
             self._rearm(self._timers.next_deadline())
 
     def _pause_row(self) -> None:
-        if self._row is not None:
-            self._row_paused = True
-            self._engine.pause(self._row)
+        self._row.pause()
         # Also while the writer is blocked in a write, so that the ack timeout runs.
         self._note_stall()
 
     def _leave(self, how: Input) -> None:
         """Give back the row, what waits, and the place."""
-        row, self._row = self._row, None
-        if row is not None:
-            self._engine.cancel(row)
+        self._row.leave()
         self._outbox.clear()
         self._clear_timer(Timer.ACK_TIMEOUT)
         self._clear_timer(Timer.IDLE)
         self._place.apply(how)
+        self._seat.end(self._outcome(how), self._sent_tokens)
         self.wake.set()
 
-    def _time_to_first_token_s(self) -> float:
-        return 0.0 if self._first_token_s is None else self._first_token_s - self._submitted_s
+    def _outcome(self, how: Input) -> Outcome:
+        """What an end before `finished` says about the load."""
+        timed_out = self._error is not None and self._error.reason is Reason.STREAM_TIMEOUT
+        late = how is Input.FAIL and timed_out and not self._times.has_token
+        return Outcome.DROPPED if late else Outcome.IGNORED

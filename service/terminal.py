@@ -1,4 +1,4 @@
-"""What the commands that talk to a server share: running, error lines, exit codes, JSON lines."""
+"""What the commands that talk to a server share: running, error lines, exit codes, times, JSON lines."""
 
 import asyncio
 import json
@@ -111,3 +111,14 @@ def json_line(message: Message, *, zeros: bool = False) -> str:
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=zeros
     )
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+
+def duration(duration_s: float) -> str:
+    """A time for a person, in its two largest units, such as "2 h 5 min"."""
+    minutes, seconds = divmod(int(duration_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        parts.pop(0)
+    return " ".join(f"{number} {unit}" for number, unit in parts[:2])

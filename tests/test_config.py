@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from config import ENVIRONMENTS, Loaded, load, report
 from config.options import OPTIONS
-from config.schema import RULES
+from config.schema import RULES, Rule
 from config.sources import VARIABLES, flag_name
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +128,20 @@ def test_a_boolean_variable_is_parsed() -> None:
     assert loaded.settings.stream_registry.backpressure.enabled is False
 
 
+@pytest.mark.parametrize("text", ["0.75", "7.5e-1"])
+def test_a_variable_with_a_fraction_is_parsed(text: str) -> None:
+    loaded = load(None, None, {"PENSTOCK_ADMISSION__SERVICE_SHARE": text}, {})
+    assert loaded.settings.admission.service_share == 0.75
+
+
+def test_an_integer_is_fine_where_a_fraction_is_allowed(tmp_path: Path) -> None:
+    share = load(
+        None, yaml_file(tmp_path, "admission: {service_share: 1}"), {}, {}
+    ).settings.admission.service_share
+    assert isinstance(share, float)
+    assert share == 1
+
+
 def test_a_flag_that_is_none_was_not_given() -> None:
     loaded = load(None, None, {}, {"server": {"port": None, "host": "::1"}, "engine": None})
     assert (loaded.settings.server.port, loaded.origin["server.port"]) == (50051, "config/runtime.yaml")
@@ -178,7 +192,7 @@ def test_the_report_has_every_option_in_order() -> None:
     assert [key for key, _, _ in rows] == list(OPTIONS)
     assert ("server.port", 0, "config/environments/test.yaml") in rows
     shown = json.loads(json.dumps(report.as_dict(loaded)))
-    assert shown["environment"] == "test"
+    assert (shown["environment"], shown["profile"]) == ("test", "balanced")
     assert shown["options"]["server.port"] == {"value": 0, "origin": "config/environments/test.yaml"}
     assert list(shown["options"]) == list(OPTIONS)
 
@@ -210,8 +224,9 @@ def test_every_option_has_a_comment_with_unit_and_range() -> None:
     for key, option in OPTIONS.items():
         comment = found[key]
         assert comment, key
-        if option.allowed.startswith("an integer from "):
-            low, _, high = option.allowed.removeprefix("an integer from ").partition(" to ")
+        kind, found_range, bounds = option.allowed.partition(" from ")
+        if found_range and kind in ("an integer", "a number"):
+            low, _, high = bounds.partition(" to ")
             assert f"{low}..{high}" in comment, key
         if key.endswith("_ms"):
             assert ", ms, " in comment, key
@@ -219,7 +234,7 @@ def test_every_option_has_a_comment_with_unit_and_range() -> None:
 
 def test_the_documentation_has_a_row_for_every_option() -> None:
     for key, value, _ in report.rows(load("production", None, {}, {})):
-        default = str(value).lower() if isinstance(value, bool) else value
+        default = str(value).lower() if isinstance(value, bool) else value if value != "" else '""'
         allowed = OPTIONS[key].allowed.removeprefix("an integer from ")
         assert f"| `{key}` | `{default}` | {allowed} | " in DOCS
     assert DOCS.count("\n| `") == len(OPTIONS) + len(ENVIRONMENTS)
@@ -227,4 +242,7 @@ def test_the_documentation_has_a_row_for_every_option() -> None:
 
 def test_the_documentation_names_every_rule() -> None:
     for rule in RULES:
-        assert f"- `{rule.left}` {rule.relation} `{rule.right}`" in DOCS
+        if isinstance(rule, Rule):
+            assert f"- `{rule.left}` {rule.relation} `{rule.right}`" in DOCS
+        else:
+            assert f"- the sum of `{rule.name}` is at most 1" in DOCS

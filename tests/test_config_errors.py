@@ -16,6 +16,8 @@ from config.options import OPTIONS, SECTIONS
 from config.sources import FOREIGN_VARIABLES, PREFIX, VARIABLES, Layer
 
 PORT = "allowed: an integer from 0 to 65535"
+SHARE = "admission.service_share"
+SHARE_ALLOWED = "allowed: a number from 0.05 to 1"
 PATHS = [*OPTIONS, *(section for section in SECTIONS if section)]
 
 
@@ -51,6 +53,21 @@ def refused_file(folder: Path, text: str | bytes) -> list[str]:
         ("server: {port: }", f"config.yaml: server.port: got null; {PORT}"),
         ("server: {port: [1]}", f"config.yaml: server.port: got a list; {PORT}"),
         ("server: {port: {a: 1}}", f"config.yaml: server.port: got a mapping; {PORT}"),
+        ("admission: {service_share: '1'}", f'config.yaml: {SHARE}: got "1"; {SHARE_ALLOWED}'),
+        ("admission: {service_share: true}", f"config.yaml: {SHARE}: got true; {SHARE_ALLOWED}"),
+        ("admission: {service_share: 1.01}", f"config.yaml: {SHARE}: got 1.01; {SHARE_ALLOWED}"),
+        ("admission: {service_share: 0}", f"config.yaml: {SHARE}: got 0; {SHARE_ALLOWED}"),
+        ("admission: {service_share: .nan}", f"config.yaml: {SHARE}: got nan; {SHARE_ALLOWED}"),
+        ("admission: {service_share: .inf}", f"config.yaml: {SHARE}: got inf; {SHARE_ALLOWED}"),
+        (
+            "admission: {tenants: {max_class: Bulk}}",
+            'config.yaml: admission.tenants.max_class: got "Bulk"; '
+            "allowed: one of system, interactive, default, bulk",
+        ),
+        (
+            "admission: {tenants: {file: ' '}}",
+            'config.yaml: admission.tenants.file: got " "; allowed: the path of a YAML file, or empty',
+        ),
         (
             "server: {host: 'a b'}",
             'config.yaml: server.host: got "a b"; allowed: a host name or an IP address',
@@ -136,6 +153,12 @@ def test_wrong_values_of_a_variable(text: str) -> None:
     assert refused(environ={"PENSTOCK_SERVER__PORT": text}) == (problem,)
 
 
+@pytest.mark.parametrize("text", ["abc", "", "true", "-0.1", "nan", "inf"])
+def test_wrong_values_of_a_variable_with_a_fraction(text: str) -> None:
+    problem = f'environment PENSTOCK_ADMISSION__SERVICE_SHARE: {SHARE}: got "{text}"; {SHARE_ALLOWED}'
+    assert refused(environ={"PENSTOCK_ADMISSION__SERVICE_SHARE": text}) == (problem,)
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
@@ -164,6 +187,14 @@ def test_wrong_flags() -> None:
     )
 
 
+def test_unknown_profiles() -> None:
+    allowed = "allowed: one of balanced, low-latency, high-throughput, memory-constrained, multi-tenant"
+    with pytest.raises(ConfigError) as error:
+        load(None, None, {}, {}, profile="fast")
+    assert error.value.problems == (f'--profile: got "fast"; {allowed}',)
+    assert refused(environ={"PENSTOCK_PROFILE": ""}) == (f'environment PENSTOCK_PROFILE: got ""; {allowed}',)
+
+
 def test_unknown_environments() -> None:
     allowed = "allowed: one of production, development, test"
     assert refused(environment="prod") == (f'--env: got "prod"; {allowed}',)
@@ -179,6 +210,28 @@ def test_unknown_environments() -> None:
             "stream_registry.backpressure.max_tokens_per_chunk = 16 (config/runtime.yaml); "
             "rule: stream_registry.backpressure.max_backlog_tokens >= "
             "stream_registry.backpressure.max_tokens_per_chunk",
+        ),
+        (
+            {"stream_registry": {"adaptive_limits": {"min_streams": 65}}},
+            "stream_registry.adaptive_limits.max_streams = 64 (config/runtime.yaml), "
+            "stream_registry.adaptive_limits.min_streams = 65 (--min-streams); "
+            "rule: stream_registry.adaptive_limits.max_streams >= "
+            "stream_registry.adaptive_limits.min_streams",
+        ),
+        (
+            {"stream_registry": {"adaptive_limits": {"scale_down_threshold": 0.8}}},
+            "stream_registry.adaptive_limits.scale_up_threshold = 0.8 (config/runtime.yaml), "
+            "stream_registry.adaptive_limits.scale_down_threshold = 0.8 (--scale-down-threshold); "
+            "rule: stream_registry.adaptive_limits.scale_up_threshold > "
+            "stream_registry.adaptive_limits.scale_down_threshold",
+        ),
+        (
+            {"admission": {"classes": {"bulk": {"reserved_share": 0.451}}}},
+            "admission.classes.system.reserved_share = 0.05 (config/runtime.yaml), "
+            "admission.classes.interactive.reserved_share = 0.3 (config/runtime.yaml), "
+            "admission.classes.default.reserved_share = 0.2 (config/runtime.yaml), "
+            "admission.classes.bulk.reserved_share = 0.451 (--bulk-reserved-share); "
+            "rule: the sum of admission.classes.*.reserved_share is at most 1",
         ),
         (
             {"engine": {"max_batch_rows": 7}},
@@ -215,6 +268,27 @@ def test_equal_values_where_the_rule_allows_them() -> None:
     assert load(None, None, {}, flags).settings.engine.max_batch_rows == 8
 
 
+@pytest.mark.parametrize(
+    ("system", "interactive", "default", "bulk"),
+    [(0.2, 0.4, 0.3, 0.1), (0.7, 0.1, 0.1, 0.1), (0.0, 0.0, 1.0, 0.0), (0.9, 0.05, 0.05, 0.0)],
+)
+def test_shares_of_exactly_the_whole(system: float, interactive: float, default: float, bulk: float) -> None:
+    shares = {"system": system, "interactive": interactive, "default": default, "bulk": bulk}
+    flags = {"admission": {"classes": {name: {"reserved_share": share} for name, share in shares.items()}}}
+    classes = load(None, None, {}, flags).settings.admission.classes
+    assert classes.model_dump() == {
+        name: {"reserved_share": share, "target_factor": getattr(classes, name).target_factor}
+        for name, share in shares.items()
+    }
+
+
+def test_a_share_that_is_refused_breaks_no_sum() -> None:
+    flags = {"admission": {"classes": {"bulk": {"reserved_share": 2}, "default": {"reserved_share": 1}}}}
+    assert refused(flags=flags) == (
+        "--bulk-reserved-share: admission.classes.bulk.reserved_share: got 2; allowed: a number from 0 to 1",
+    )
+
+
 def test_all_problems_are_named_at_once_in_the_order_of_the_sources(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("server: {port: abc}\nengine: {stuck_after_ms: abc, max_batch_rows: 1}\n")
@@ -223,7 +297,7 @@ def test_all_problems_are_named_at_once_in_the_order_of_the_sources(tmp_path: Pa
         '--env: got "qa"; allowed: one of production, development, test',
         f'{path}: server.port: got "abc"; {PORT}',
         f'{path}: engine.stuck_after_ms: got "abc"; allowed: an integer from 100 to 3600000',
-        "--x: x: unknown key; known keys: server, stream_registry, engine, logging",
+        "--x: x: unknown key; known keys: server, stream_registry, admission, engine, logging",
         "impossible combination: "
         f"engine.max_batch_rows = 1 ({path}), engine.prefill_batch_rows = 8 (config/runtime.yaml); "
         "rule: engine.max_batch_rows >= engine.prefill_batch_rows",

@@ -11,6 +11,7 @@ from mlx_lm.utils import get_total_parameters, hf_repo_to_path
 
 from engine.contract import ModelInfo
 from engine.mlx_worker.fingerprint import fingerprint
+from engine.mlx_worker.kv_size import kv_bytes_per_token
 from engine.model_source import resolve
 from engine.options import WorkerOptions
 
@@ -45,6 +46,7 @@ def load_model(options: WorkerOptions) -> LoadedModel:
         context_tokens=_context_tokens(config, options),
         has_chat_template=bool(tokenizer.has_chat_template),
         fingerprint=fingerprint(directory),
+        kv_bytes_per_token=kv_bytes_per_token(model),
     )
     return LoadedModel(model, tokenizer, frozenset(tokenizer.eos_token_ids), info)
 

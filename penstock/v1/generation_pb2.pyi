@@ -28,7 +28,7 @@ class _Priority:
 class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
-    """The server's default class."""
+    """In a request: the server's default class. Never sent by the server."""
     PRIORITY_BULK: _Priority.ValueType  # 1
     """Work that can wait, such as batch jobs."""
     PRIORITY_DEFAULT: _Priority.ValueType  # 2
@@ -39,10 +39,10 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
     """The operator's own work, such as probes."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """Class of service of a stream."""
+    """Class of service of a stream; a greater number goes first."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
-"""The server's default class."""
+"""In a request: the server's default class. Never sent by the server."""
 PRIORITY_BULK: Priority.ValueType  # 1
 """Work that can wait, such as batch jobs."""
 PRIORITY_DEFAULT: Priority.ValueType  # 2
@@ -150,7 +150,9 @@ class Start(_message.Message):
     prompt: _builtins.str
     """Text to continue, at least one character. Tokenised with the model's special tokens (BOS) added."""
     priority: Global___Priority.ValueType
-    """Class of service. Not implemented: any value but UNSPECIFIED is answered with UNIMPLEMENTED."""
+    """Class of service. A higher class starts first and has its own target for time to first token. The
+    tenant's maximum class clamps it. UNSPECIFIED: the server's default class.
+    """
     @_builtins.property
     def chat(self) -> _input_pb2.ChatInput:
         """A conversation, rendered with the model's chat template."""
@@ -344,11 +346,11 @@ class GenerateResponse(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___Accepted:
-        """The stream was admitted. Always the first message."""
+        """The start is in order, and the stream was admitted or waits to be. Always the first message."""
 
     @_builtins.property
     def progress(self) -> Global___Progress:
-        """Still working on the prompt."""
+        """Still waiting, or working on the prompt."""
 
     @_builtins.property
     def chunk(self) -> Global___Chunk:
@@ -383,7 +385,7 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class Accepted(_message.Message):
-    """The stream was admitted, with what the server settled on."""
+    """The stream was admitted, or waits to be, with what the server settled on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -440,13 +442,20 @@ class Progress(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_DONE_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_TOTAL_FIELD_NUMBER: _builtins.int
+    ESTIMATED_WAIT_MS_FIELD_NUMBER: _builtins.int
     queue_position: _builtins.int
-    """Streams that the model takes up before this one. 0: this stream's prompt is being computed."""
+    """Streams that start before this one, those in the server's queue and those that the model takes up
+    first. 0: this stream's prompt is being computed.
+    """
     prompt_tokens_done: _builtins.int
     """Tokens computed so far."""
     prompt_tokens_total: _builtins.int
     """Tokens to compute before the next one: the prompt's, as far as it is there, and those of
     Resume.token_ids. 0 while the prompt is not tokenised yet.
+    """
+    estimated_wait_ms: _builtins.float
+    """Milliseconds until the stream is expected to start, from the rates measured so far. 0: unknown, or
+    it has started.
     """
     def __init__(
         self,
@@ -454,10 +463,11 @@ class Progress(_message.Message):
         queue_position: _builtins.int = ...,
         prompt_tokens_done: _builtins.int = ...,
         prompt_tokens_total: _builtins.int = ...,
+        estimated_wait_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt_tokens_done", b"prompt_tokens_done", "prompt_tokens_total", b"prompt_tokens_total", "queue_position", b"queue_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_wait_ms", b"estimated_wait_ms", "prompt_tokens_done", b"prompt_tokens_done", "prompt_tokens_total", b"prompt_tokens_total", "queue_position", b"queue_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -712,16 +722,21 @@ class Timing(_message.Message):
     FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     DECODE_MS_FIELD_NUMBER: _builtins.int
     STALLED_MS_FIELD_NUMBER: _builtins.int
+    ADMISSION_MS_FIELD_NUMBER: _builtins.int
     queue_ms: _builtins.float
-    """From submission until the model began with the prompt; tokenising included."""
+    """From the start message until the model began with the prompt; waiting for admission and tokenising
+    included.
+    """
     prefill_ms: _builtins.float
     """Computing the prompt."""
     first_token_ms: _builtins.float
-    """From submission to the first token at the servicer: time to first token (TTFT)."""
+    """From the start message to the first token at the servicer: time to first token (TTFT)."""
     decode_ms: _builtins.float
     """From the first to the last token."""
     stalled_ms: _builtins.float
     """With tokens waiting and no credit."""
+    admission_ms: _builtins.float
+    """Of queue_ms, from the start message until the stream was handed to the model: waiting for admission."""
     def __init__(
         self,
         *,
@@ -730,10 +745,11 @@ class Timing(_message.Message):
         first_token_ms: _builtins.float = ...,
         decode_ms: _builtins.float = ...,
         stalled_ms: _builtins.float = ...,
+        admission_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_ms", b"decode_ms", "first_token_ms", b"first_token_ms", "prefill_ms", b"prefill_ms", "queue_ms", b"queue_ms", "stalled_ms", b"stalled_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_ms", b"admission_ms", "decode_ms", b"decode_ms", "first_token_ms", b"first_token_ms", "prefill_ms", b"prefill_ms", "queue_ms", b"queue_ms", "stalled_ms", b"stalled_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,7 +64,23 @@ class GenerationServiceServicer:
         A caller that closes its sending side says that no more acks will come: from then on only the
         transport's own flow control applies, so a caller that sends `start` and half-closes needs no acks.
 
-        Cancelling the call, its deadline, or a lost connection frees the decode row within one step.
+        Cancelling the call, its deadline, or a lost connection frees the decode row within one step, or
+        the place in the queue.
+
+        A stream starts at once while the server has room; else it waits, and `progress` says so. One that
+        cannot be served in time is refused as early as that is known, with RESOURCE_EXHAUSTED and RetryInfo
+        (the server's own estimate of when there is room). The ErrorInfo reasons of admission:
+
+        QUEUE_FULL           as many requests or tokens wait as may, or more than this tenant's share of them
+        WOULD_MISS_DEADLINE  the first token would come after the call's deadline, or too late for the class
+        QUEUE_TIMEOUT        it waited for as long as one may
+        TENANT_LIMIT         the tenant has as many streams, requests or tokens as it may have
+        KV_EXHAUSTED         there is no memory for its KV cache
+
+        QuotaFailure names the quota where one is the cause, with a subject such as "tenant:acme". A server
+        that shuts down answers UNAVAILABLE with the reason DRAINING: try another replica.
+
+        The metadata `x-tenant-id` names the tenant that the stream counts for.
 
         A stream that is lost (UNAVAILABLE, ABORTED) can be continued on any replica that has the same
         model: the same `start` with `resume`. No server keeps anything for it.

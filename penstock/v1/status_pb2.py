@@ -22,40 +22,54 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from penstock.v1 import generation_pb2 as penstock_dot_v1_dot_generation__pb2
+from penstock.v1 import limits_pb2 as penstock_dot_v1_dot_limits__pb2
 from penstock.v1 import model_pb2 as penstock_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18penstock/v1/status.proto\x12\x0bpenstock.v1\x1a\x17penstock/v1/model.proto\"+\n\x10GetStatusRequest\x12\x17\n\x0finclude_streams\x18\x01 \x01(\x08\"8\n\x11GetStatusResponse\x12#\n\x06status\x18\x01 \x01(\x0b\x32\x13.penstock.v1.Status\"B\n\x12WatchStatusRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\x12\x17\n\x0finclude_streams\x18\x02 \x01(\x08\":\n\x13WatchStatusResponse\x12#\n\x06status\x18\x01 \x01(\x0b\x32\x13.penstock.v1.Status\"\x95\x02\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12*\n\x07streams\x18\x04 \x01(\x0b\x32\x19.penstock.v1.StreamCounts\x12#\n\x06worker\x18\x05 \x01(\x0b\x32\x13.penstock.v1.Worker\x12\"\n\x06models\x18\x06 \x03(\x0b\x32\x12.penstock.v1.Model\x12\x31\n\x0e\x61\x63tive_streams\x18\x07 \x03(\x0b\x32\x19.penstock.v1.StreamStatus\x12.\n\x0cmessage_pool\x18\x08 \x01(\x0b\x32\x18.penstock.v1.MessagePool\"\x91\x02\n\x0cStreamStatus\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.penstock.v1.StreamState\x12\x0c\n\x04sent\x18\x03 \x01(\x04\x12\r\n\x05\x61\x63ked\x18\x04 \x01(\x04\x12\x0e\n\x06\x63redit\x18\x05 \x01(\r\x12\x18\n\x10\x63redits_enforced\x18\x06 \x01(\x08\x12\x12\n\nstalled_ms\x18\x07 \x01(\x01\x12\x16\n\x0ewaiting_tokens\x18\x08 \x01(\r\x12\x0e\n\x06parked\x18\t \x01(\x08\x12\x13\n\x0bmean_ack_ms\x18\n \x01(\x01\x12\x0c\n\x04slow\x18\x0b \x01(\x08\x12\x0e\n\x06\x61ge_ms\x18\x0c \x01(\x01\x12\x0e\n\x06window\x18\r \x01(\r\"y\n\x0bMessagePool\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\x0e\n\x06in_use\x18\x02 \x01(\r\x12\x0c\n\x04idle\x18\x03 \x01(\r\x12\x0c\n\x04hits\x18\x04 \x01(\x04\x12\x0e\n\x06misses\x18\x05 \x01(\x04\x12\x0f\n\x07retired\x18\x06 \x01(\x04\x12\x0f\n\x07trimmed\x18\x07 \x01(\x04\"\xc9\x01\n\x0cStreamCounts\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\r\x12\x12\n\nmax_active\x18\x02 \x01(\r\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12\x0f\n\x07prefill\x18\x04 \x01(\r\x12\x11\n\tstreaming\x18\x05 \x01(\r\x12\x0f\n\x07stalled\x18\x06 \x01(\r\x12\'\n\x05\x65nded\x18\x07 \x01(\x0b\x32\x18.penstock.v1.EndedCounts\x12\x0f\n\x07refused\x18\x08 \x01(\x04\x12\x16\n\x0eslow_consumers\x18\t \x01(\x04\"B\n\x0b\x45ndedCounts\x12\x10\n\x08\x66inished\x18\x01 \x01(\x04\x12\x11\n\tcancelled\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x04\"\xc4\x02\n\x06Worker\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.penstock.v1.WorkerState\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x10\n\x08restarts\x18\x03 \x01(\r\x12\x14\n\x0crunning_rows\x18\x04 \x01(\r\x12\x14\n\x0cwaiting_rows\x18\x05 \x01(\r\x12\x13\n\x0bpaused_rows\x18\x06 \x01(\r\x12\x10\n\x08kv_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x64\x65\x63ode_steps\x18\x08 \x01(\x04\x12\x18\n\x10generated_tokens\x18\t \x01(\x04\x12\x1e\n\x16max_cancel_delay_steps\x18\n \x01(\r\x12\x10\n\x08\x63pu_blas\x18\x0b \x01(\t\x12\x11\n\trss_bytes\x18\x0c \x01(\x04\x12\x17\n\x0fparked_kv_bytes\x18\r \x01(\x04\x12\x11\n\tevictions\x18\x0e \x01(\x04*\x94\x01\n\x0bStreamState\x12\x1c\n\x18STREAM_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13STREAM_STATE_QUEUED\x10\x01\x12\x18\n\x14STREAM_STATE_PREFILL\x10\x02\x12\x1a\n\x16STREAM_STATE_STREAMING\x10\x03\x12\x18\n\x14STREAM_STATE_STALLED\x10\x04*\xaa\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x18\n\x14WORKER_STATE_SUSPECT\x10\x03\x12\x15\n\x11WORKER_STATE_DEAD\x10\x04\x12\x19\n\x15WORKER_STATE_STOPPING\x10\x05\x32\xaf\x01\n\rStatusService\x12J\n\tGetStatus\x12\x1d.penstock.v1.GetStatusRequest\x1a\x1e.penstock.v1.GetStatusResponse\x12R\n\x0bWatchStatus\x12\x1f.penstock.v1.WatchStatusRequest\x1a .penstock.v1.WatchStatusResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18penstock/v1/status.proto\x12\x0bpenstock.v1\x1a\x1cpenstock/v1/generation.proto\x1a\x18penstock/v1/limits.proto\x1a\x17penstock/v1/model.proto\"+\n\x10GetStatusRequest\x12\x17\n\x0finclude_streams\x18\x01 \x01(\x08\"8\n\x11GetStatusResponse\x12#\n\x06status\x18\x01 \x01(\x0b\x32\x13.penstock.v1.Status\"B\n\x12WatchStatusRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\x12\x17\n\x0finclude_streams\x18\x02 \x01(\x08\":\n\x13WatchStatusResponse\x12#\n\x06status\x18\x01 \x01(\x0b\x32\x13.penstock.v1.Status\"\xc0\x02\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12*\n\x07streams\x18\x04 \x01(\x0b\x32\x19.penstock.v1.StreamCounts\x12#\n\x06worker\x18\x05 \x01(\x0b\x32\x13.penstock.v1.Worker\x12\"\n\x06models\x18\x06 \x03(\x0b\x32\x12.penstock.v1.Model\x12\x31\n\x0e\x61\x63tive_streams\x18\x07 \x03(\x0b\x32\x19.penstock.v1.StreamStatus\x12.\n\x0cmessage_pool\x18\x08 \x01(\x0b\x32\x18.penstock.v1.MessagePool\x12)\n\tadmission\x18\t \x01(\x0b\x32\x16.penstock.v1.Admission\"\xe2\x02\n\x0cStreamStatus\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.penstock.v1.StreamState\x12\x0c\n\x04sent\x18\x03 \x01(\x04\x12\r\n\x05\x61\x63ked\x18\x04 \x01(\x04\x12\x0e\n\x06\x63redit\x18\x05 \x01(\r\x12\x18\n\x10\x63redits_enforced\x18\x06 \x01(\x08\x12\x12\n\nstalled_ms\x18\x07 \x01(\x01\x12\x16\n\x0ewaiting_tokens\x18\x08 \x01(\r\x12\x0e\n\x06parked\x18\t \x01(\x08\x12\x13\n\x0bmean_ack_ms\x18\n \x01(\x01\x12\x0c\n\x04slow\x18\x0b \x01(\x08\x12\x0e\n\x06\x61ge_ms\x18\x0c \x01(\x01\x12\x0e\n\x06window\x18\r \x01(\r\x12\x0e\n\x06tenant\x18\x0e \x01(\t\x12\'\n\x08priority\x18\x0f \x01(\x0e\x32\x15.penstock.v1.Priority\x12\x16\n\x0equeue_position\x18\x10 \x01(\r\"\x88\x03\n\tAdmission\x12#\n\x06limits\x18\x01 \x01(\x0b\x32\x13.penstock.v1.Limits\x12\x32\n\testimates\x18\x02 \x01(\x0b\x32\x1f.penstock.v1.AdmissionEstimates\x12/\n\npriorities\x18\x03 \x03(\x0b\x32\x1b.penstock.v1.PriorityCounts\x12\x15\n\rqueued_tokens\x18\x04 \x01(\x04\x12\x1b\n\x13max_queued_requests\x18\x05 \x01(\r\x12\x19\n\x11max_queued_tokens\x18\x06 \x01(\x04\x12\x10\n\x08\x61\x64mitted\x18\x07 \x01(\x04\x12\x34\n\x07refused\x18\x08 \x03(\x0b\x32#.penstock.v1.Admission.RefusedEntry\x12*\n\x07tenants\x18\t \x03(\x0b\x32\x19.penstock.v1.TenantStatus\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xf8\x01\n\x12\x41\x64missionEstimates\x12!\n\x14prefill_tokens_per_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0e\x66irst_token_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07step_ms\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\routput_tokens\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x10\n\x08kv_bytes\x18\x05 \x01(\x04\x12\x14\n\x0cmax_kv_bytes\x18\x06 \x01(\x04\x42\x17\n\x15_prefill_tokens_per_sB\x11\n\x0f_first_token_msB\n\n\x08_step_msB\x10\n\x0e_output_tokens\"\\\n\x0ePriorityCounts\x12\'\n\x08priority\x18\x01 \x01(\x0e\x32\x15.penstock.v1.Priority\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12\x0e\n\x06queued\x18\x03 \x01(\r\"\x90\x01\n\x0cTenantStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05named\x18\x02 \x01(\x08\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x0e\n\x06queued\x18\x05 \x01(\r\x12\x0f\n\x07started\x18\x06 \x01(\x04\x12\x0f\n\x07refused\x18\x07 \x01(\x04\x12\x0e\n\x06tokens\x18\x08 \x01(\x04\"y\n\x0bMessagePool\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\x0e\n\x06in_use\x18\x02 \x01(\r\x12\x0c\n\x04idle\x18\x03 \x01(\r\x12\x0c\n\x04hits\x18\x04 \x01(\x04\x12\x0e\n\x06misses\x18\x05 \x01(\x04\x12\x0f\n\x07retired\x18\x06 \x01(\x04\x12\x0f\n\x07trimmed\x18\x07 \x01(\x04\"\xc9\x01\n\x0cStreamCounts\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\r\x12\x12\n\nmax_active\x18\x02 \x01(\r\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12\x0f\n\x07prefill\x18\x04 \x01(\r\x12\x11\n\tstreaming\x18\x05 \x01(\r\x12\x0f\n\x07stalled\x18\x06 \x01(\r\x12\'\n\x05\x65nded\x18\x07 \x01(\x0b\x32\x18.penstock.v1.EndedCounts\x12\x0f\n\x07refused\x18\x08 \x01(\x04\x12\x16\n\x0eslow_consumers\x18\t \x01(\x04\"B\n\x0b\x45ndedCounts\x12\x10\n\x08\x66inished\x18\x01 \x01(\x04\x12\x11\n\tcancelled\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x04\"\xc4\x02\n\x06Worker\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.penstock.v1.WorkerState\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x10\n\x08restarts\x18\x03 \x01(\r\x12\x14\n\x0crunning_rows\x18\x04 \x01(\r\x12\x14\n\x0cwaiting_rows\x18\x05 \x01(\r\x12\x13\n\x0bpaused_rows\x18\x06 \x01(\r\x12\x10\n\x08kv_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x64\x65\x63ode_steps\x18\x08 \x01(\x04\x12\x18\n\x10generated_tokens\x18\t \x01(\x04\x12\x1e\n\x16max_cancel_delay_steps\x18\n \x01(\r\x12\x10\n\x08\x63pu_blas\x18\x0b \x01(\t\x12\x11\n\trss_bytes\x18\x0c \x01(\x04\x12\x17\n\x0fparked_kv_bytes\x18\r \x01(\x04\x12\x11\n\tevictions\x18\x0e \x01(\x04*\x94\x01\n\x0bStreamState\x12\x1c\n\x18STREAM_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13STREAM_STATE_QUEUED\x10\x01\x12\x18\n\x14STREAM_STATE_PREFILL\x10\x02\x12\x1a\n\x16STREAM_STATE_STREAMING\x10\x03\x12\x18\n\x14STREAM_STATE_STALLED\x10\x04*\xaa\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x18\n\x14WORKER_STATE_SUSPECT\x10\x03\x12\x15\n\x11WORKER_STATE_DEAD\x10\x04\x12\x19\n\x15WORKER_STATE_STOPPING\x10\x05\x32\xaf\x01\n\rStatusService\x12J\n\tGetStatus\x12\x1d.penstock.v1.GetStatusRequest\x1a\x1e.penstock.v1.GetStatusResponse\x12R\n\x0bWatchStatus\x12\x1f.penstock.v1.WatchStatusRequest\x1a .penstock.v1.WatchStatusResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.status_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STREAMSTATE']._serialized_start=1576
-  _globals['_STREAMSTATE']._serialized_end=1724
-  _globals['_WORKERSTATE']._serialized_start=1727
-  _globals['_WORKERSTATE']._serialized_end=1897
-  _globals['_GETSTATUSREQUEST']._serialized_start=66
-  _globals['_GETSTATUSREQUEST']._serialized_end=109
-  _globals['_GETSTATUSRESPONSE']._serialized_start=111
-  _globals['_GETSTATUSRESPONSE']._serialized_end=167
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=169
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=235
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=237
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=295
-  _globals['_STATUS']._serialized_start=298
-  _globals['_STATUS']._serialized_end=575
-  _globals['_STREAMSTATUS']._serialized_start=578
-  _globals['_STREAMSTATUS']._serialized_end=851
-  _globals['_MESSAGEPOOL']._serialized_start=853
-  _globals['_MESSAGEPOOL']._serialized_end=974
-  _globals['_STREAMCOUNTS']._serialized_start=977
-  _globals['_STREAMCOUNTS']._serialized_end=1178
-  _globals['_ENDEDCOUNTS']._serialized_start=1180
-  _globals['_ENDEDCOUNTS']._serialized_end=1246
-  _globals['_WORKER']._serialized_start=1249
-  _globals['_WORKER']._serialized_end=1573
-  _globals['_STATUSSERVICE']._serialized_start=1900
-  _globals['_STATUSSERVICE']._serialized_end=2075
+  _globals['_ADMISSION_REFUSEDENTRY']._loaded_options = None
+  _globals['_ADMISSION_REFUSEDENTRY']._serialized_options = b'8\001'
+  _globals['_STREAMSTATE']._serialized_start=2643
+  _globals['_STREAMSTATE']._serialized_end=2791
+  _globals['_WORKERSTATE']._serialized_start=2794
+  _globals['_WORKERSTATE']._serialized_end=2964
+  _globals['_GETSTATUSREQUEST']._serialized_start=122
+  _globals['_GETSTATUSREQUEST']._serialized_end=165
+  _globals['_GETSTATUSRESPONSE']._serialized_start=167
+  _globals['_GETSTATUSRESPONSE']._serialized_end=223
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=225
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=291
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=293
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=351
+  _globals['_STATUS']._serialized_start=354
+  _globals['_STATUS']._serialized_end=674
+  _globals['_STREAMSTATUS']._serialized_start=677
+  _globals['_STREAMSTATUS']._serialized_end=1031
+  _globals['_ADMISSION']._serialized_start=1034
+  _globals['_ADMISSION']._serialized_end=1426
+  _globals['_ADMISSION_REFUSEDENTRY']._serialized_start=1380
+  _globals['_ADMISSION_REFUSEDENTRY']._serialized_end=1426
+  _globals['_ADMISSIONESTIMATES']._serialized_start=1429
+  _globals['_ADMISSIONESTIMATES']._serialized_end=1677
+  _globals['_PRIORITYCOUNTS']._serialized_start=1679
+  _globals['_PRIORITYCOUNTS']._serialized_end=1771
+  _globals['_TENANTSTATUS']._serialized_start=1774
+  _globals['_TENANTSTATUS']._serialized_end=1918
+  _globals['_MESSAGEPOOL']._serialized_start=1920
+  _globals['_MESSAGEPOOL']._serialized_end=2041
+  _globals['_STREAMCOUNTS']._serialized_start=2044
+  _globals['_STREAMCOUNTS']._serialized_end=2245
+  _globals['_ENDEDCOUNTS']._serialized_start=2247
+  _globals['_ENDEDCOUNTS']._serialized_end=2313
+  _globals['_WORKER']._serialized_start=2316
+  _globals['_WORKER']._serialized_end=2640
+  _globals['_STATUSSERVICE']._serialized_start=2967
+  _globals['_STATUSSERVICE']._serialized_end=3142
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from penstock.v1 import generation_pb2 as _generation_pb2
+from penstock.v1 import limits_pb2 as _limits_pb2
 from penstock.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
@@ -29,7 +31,7 @@ class _StreamStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamSta
     STREAM_STATE_UNSPECIFIED: _StreamState.ValueType  # 0
     """Never sent."""
     STREAM_STATE_QUEUED: _StreamState.ValueType  # 1
-    """Waits for the model to take up its prompt, or for pieces of the prompt."""
+    """Waits for admission, for the model to take up its prompt, or for pieces of the prompt."""
     STREAM_STATE_PREFILL: _StreamState.ValueType  # 2
     """Its prompt is being computed."""
     STREAM_STATE_STREAMING: _StreamState.ValueType  # 3
@@ -43,7 +45,7 @@ class StreamState(_StreamState, metaclass=_StreamStateEnumTypeWrapper):
 STREAM_STATE_UNSPECIFIED: StreamState.ValueType  # 0
 """Never sent."""
 STREAM_STATE_QUEUED: StreamState.ValueType  # 1
-"""Waits for the model to take up its prompt, or for pieces of the prompt."""
+"""Waits for admission, for the model to take up its prompt, or for pieces of the prompt."""
 STREAM_STATE_PREFILL: StreamState.ValueType  # 2
 """Its prompt is being computed."""
 STREAM_STATE_STREAMING: StreamState.ValueType  # 3
@@ -198,6 +200,7 @@ class Status(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     ACTIVE_STREAMS_FIELD_NUMBER: _builtins.int
     MESSAGE_POOL_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of Penstock."""
     uptime_s: _builtins.float
@@ -224,6 +227,10 @@ class Status(_message.Message):
     def message_pool(self) -> Global___MessagePool:
         """The pool of response messages. Absent while stream_registry.chunk_pooling is off."""
 
+    @_builtins.property
+    def admission(self) -> Global___Admission:
+        """Who may start, who waits, and who was refused."""
+
     def __init__(
         self,
         *,
@@ -235,10 +242,11 @@ class Status(_message.Message):
         models: _abc.Iterable[_model_pb2.Model] | None = ...,
         active_streams: _abc.Iterable[Global___StreamStatus] | None = ...,
         message_pool: Global___MessagePool | None = ...,
+        admission: Global___Admission | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["message_pool", b"message_pool", "streams", b"streams", "worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "message_pool", b"message_pool", "streams", b"streams", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "draining", b"draining", "message_pool", b"message_pool", "models", b"models", "streams", b"streams", "uptime_s", b"uptime_s", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "admission", b"admission", "draining", b"draining", "message_pool", b"message_pool", "models", b"models", "streams", b"streams", "uptime_s", b"uptime_s", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,6 +271,9 @@ class StreamStatus(_message.Message):
     SLOW_FIELD_NUMBER: _builtins.int
     AGE_MS_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Its name in logs."""
     state: Global___StreamState.ValueType
@@ -286,9 +297,15 @@ class StreamStatus(_message.Message):
     slow: _builtins.bool
     """Whether it was found to be a slow consumer."""
     age_ms: _builtins.float
-    """Milliseconds since it was admitted."""
+    """Milliseconds since its start message."""
     window: _builtins.int
     """The stream's window in chunks."""
+    tenant: _builtins.str
+    """The tenant that it counts for; empty for callers without one."""
+    priority: _generation_pb2.Priority.ValueType
+    """Its class of service, as the tenant's maximum class clamped it."""
+    queue_position: _builtins.int
+    """Its place in the server's queue, 1 is next; 0 when it does not wait for admission."""
     def __init__(
         self,
         *,
@@ -305,14 +322,238 @@ class StreamStatus(_message.Message):
         slow: _builtins.bool = ...,
         age_ms: _builtins.float = ...,
         window: _builtins.int = ...,
+        tenant: _builtins.str = ...,
+        priority: _generation_pb2.Priority.ValueType = ...,
+        queue_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked", b"acked", "age_ms", b"age_ms", "credit", b"credit", "credits_enforced", b"credits_enforced", "mean_ack_ms", b"mean_ack_ms", "parked", b"parked", "request_id", b"request_id", "sent", b"sent", "slow", b"slow", "stalled_ms", b"stalled_ms", "state", b"state", "waiting_tokens", b"waiting_tokens", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked", b"acked", "age_ms", b"age_ms", "credit", b"credit", "credits_enforced", b"credits_enforced", "mean_ack_ms", b"mean_ack_ms", "parked", b"parked", "priority", b"priority", "queue_position", b"queue_position", "request_id", b"request_id", "sent", b"sent", "slow", b"slow", "stalled_ms", b"stalled_ms", "state", b"state", "tenant", b"tenant", "waiting_tokens", b"waiting_tokens", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamStatus: _TypeAlias = StreamStatus  # noqa: Y015
+
+@_typing.final
+class Admission(_message.Message):
+    """Admission at one moment. Counts are since the server started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RefusedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    ESTIMATES_FIELD_NUMBER: _builtins.int
+    PRIORITIES_FIELD_NUMBER: _builtins.int
+    QUEUED_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_QUEUED_REQUESTS_FIELD_NUMBER: _builtins.int
+    MAX_QUEUED_TOKENS_FIELD_NUMBER: _builtins.int
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    queued_tokens: _builtins.int
+    """Tokens that wait: estimated prompts and outputs of all requests in the queue."""
+    max_queued_requests: _builtins.int
+    """Most requests that may wait."""
+    max_queued_tokens: _builtins.int
+    """Most tokens that may wait."""
+    admitted: _builtins.int
+    """Streams that were admitted."""
+    @_builtins.property
+    def limits(self) -> _limits_pb2.Limits:
+        """The limit on streams in flight, its bounds and targets, and why it last moved."""
+
+    @_builtins.property
+    def estimates(self) -> Global___AdmissionEstimates:
+        """What the gate predicts with."""
+
+    @_builtins.property
+    def priorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriorityCounts]:
+        """Every class of service, highest first."""
+
+    @_builtins.property
+    def refused(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Streams that were refused, those that waited first included, by ErrorInfo reason."""
+
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantStatus]:
+        """The tenants with the most tokens, at most 20, most first."""
+
+    def __init__(
+        self,
+        *,
+        limits: _limits_pb2.Limits | None = ...,
+        estimates: Global___AdmissionEstimates | None = ...,
+        priorities: _abc.Iterable[Global___PriorityCounts] | None = ...,
+        queued_tokens: _builtins.int = ...,
+        max_queued_requests: _builtins.int = ...,
+        max_queued_tokens: _builtins.int = ...,
+        admitted: _builtins.int = ...,
+        refused: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        tenants: _abc.Iterable[Global___TenantStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates", "limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "estimates", b"estimates", "limits", b"limits", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "priorities", b"priorities", "queued_tokens", b"queued_tokens", "refused", b"refused", "tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Admission: _TypeAlias = Admission  # noqa: Y015
+
+@_typing.final
+class AdmissionEstimates(_message.Message):
+    """What the gate predicts with. A rate is absent before it was measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFILL_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    STEP_MS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    KV_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_KV_BYTES_FIELD_NUMBER: _builtins.int
+    prefill_tokens_per_s: _builtins.float
+    """Tokens per second by which a backlog of prompts is worked off."""
+    first_token_ms: _builtins.float
+    """Milliseconds to the first token of a short prompt on an idle engine."""
+    step_ms: _builtins.float
+    """Milliseconds between two tokens of a stream."""
+    output_tokens: _builtins.float
+    """Mean output of a stream in tokens."""
+    kv_bytes: _builtins.int
+    """Bytes of KV cache that the streams in flight are expected to need."""
+    max_kv_bytes: _builtins.int
+    """Most bytes of KV cache. 0: no bound."""
+    def __init__(
+        self,
+        *,
+        prefill_tokens_per_s: _builtins.float | None = ...,
+        first_token_ms: _builtins.float | None = ...,
+        step_ms: _builtins.float | None = ...,
+        output_tokens: _builtins.float | None = ...,
+        kv_bytes: _builtins.int = ...,
+        max_kv_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_output_tokens", b"_output_tokens", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_step_ms", b"_step_ms", "first_token_ms", b"first_token_ms", "output_tokens", b"output_tokens", "prefill_tokens_per_s", b"prefill_tokens_per_s", "step_ms", b"step_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_output_tokens", b"_output_tokens", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_step_ms", b"_step_ms", "first_token_ms", b"first_token_ms", "kv_bytes", b"kv_bytes", "max_kv_bytes", b"max_kv_bytes", "output_tokens", b"output_tokens", "prefill_tokens_per_s", b"prefill_tokens_per_s", "step_ms", b"step_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
+    _WhichOneofArgType__first_token_ms: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms"]  # noqa: Y015
+    _WhichOneofReturnType__output_tokens: _TypeAlias = _typing.Literal["output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__output_tokens: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__prefill_tokens_per_s: _TypeAlias = _typing.Literal["prefill_tokens_per_s"]  # noqa: Y015
+    _WhichOneofArgType__prefill_tokens_per_s: _TypeAlias = _typing.Literal["_prefill_tokens_per_s", b"_prefill_tokens_per_s"]  # noqa: Y015
+    _WhichOneofReturnType__step_ms: _TypeAlias = _typing.Literal["step_ms"]  # noqa: Y015
+    _WhichOneofArgType__step_ms: _TypeAlias = _typing.Literal["_step_ms", b"_step_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_ms) -> _WhichOneofReturnType__first_token_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens) -> _WhichOneofReturnType__output_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prefill_tokens_per_s) -> _WhichOneofReturnType__prefill_tokens_per_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step_ms) -> _WhichOneofReturnType__step_ms | None: ...
+
+Global___AdmissionEstimates: _TypeAlias = AdmissionEstimates  # noqa: Y015
+
+@_typing.final
+class PriorityCounts(_message.Message):
+    """One class of service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    priority: _generation_pb2.Priority.ValueType
+    """The class."""
+    in_flight: _builtins.int
+    """Streams in flight."""
+    queued: _builtins.int
+    """Requests that wait."""
+    def __init__(
+        self,
+        *,
+        priority: _generation_pb2.Priority.ValueType = ...,
+        in_flight: _builtins.int = ...,
+        queued: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "priority", b"priority", "queued", b"queued"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriorityCounts: _TypeAlias = PriorityCounts  # noqa: Y015
+
+@_typing.final
+class TenantStatus(_message.Message):
+    """One tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NAMED_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name; empty for callers without one."""
+    named: _builtins.bool
+    """Whether it has limits of its own."""
+    weight: _builtins.float
+    """Its share beside the others: twice the weight, twice the tokens."""
+    in_flight: _builtins.int
+    """Streams in flight."""
+    queued: _builtins.int
+    """Requests that wait."""
+    started: _builtins.int
+    """Streams that were started."""
+    refused: _builtins.int
+    """Requests that were refused."""
+    tokens: _builtins.int
+    """Prompt and output tokens charged so far."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        named: _builtins.bool = ...,
+        weight: _builtins.float = ...,
+        in_flight: _builtins.int = ...,
+        queued: _builtins.int = ...,
+        started: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "name", b"name", "named", b"named", "queued", b"queued", "refused", b"refused", "started", b"started", "tokens", b"tokens", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantStatus: _TypeAlias = TenantStatus  # noqa: Y015
 
 @_typing.final
 class MessagePool(_message.Message):
@@ -376,11 +617,11 @@ class StreamCounts(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     SLOW_CONSUMERS_FIELD_NUMBER: _builtins.int
     active: _builtins.int
-    """Admitted and not ended."""
+    """Accepted and not ended; those that wait for admission included."""
     max_active: _builtins.int
-    """Most that may be active (stream_registry.max_active_streams)."""
+    """Most that may be in flight now: the limit in force. Those that wait for admission are not in flight."""
     queued: _builtins.int
-    """Of the active ones, how many wait for their prompt to be taken up."""
+    """Of the active ones, how many wait for admission or for their prompt to be taken up."""
     prefill: _builtins.int
     """Of the active ones, how many have their prompt computed."""
     streaming: _builtins.int
@@ -388,7 +629,7 @@ class StreamCounts(_message.Message):
     stalled: _builtins.int
     """Of the active ones, how many have tokens waiting and no credit."""
     refused: _builtins.int
-    """Refused since the server started because max_active was reached."""
+    """Refused by admission since the server started; Admission.refused has the reasons."""
     slow_consumers: _builtins.int
     """Streams found to be slow consumers since the server started."""
     @_builtins.property

@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -23,62 +21,9 @@ from penstock import (
     Retry,
     UnavailableError,
 )
-from penstock.v1.status_pb2 import MessagePool, StreamState, StreamStatus
 from service.terminal import error_line, exit_code, retry_line
+from tests.client.commands import Penstock, Result
 from tests.client.doubles import Cut, Exchange, ResumableAnswer, ScriptedServer, never_ending
-
-# A shell that starts the tests in the background has SIGINT ignored, and children inherit that.
-PROGRAM = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-import typer
-from service import cli_generate, cli_status
-app = typer.Typer()
-app.command("generate")(cli_generate.generate)
-app.command("status")(cli_status.status)
-app()
-"""
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
-class Penstock:
-    """Starts the commands against one server. variables: of their environment, besides the target."""
-
-    target: str
-    variables: tuple[tuple[str, str], ...] = ()
-
-    async def start(
-        self, *arguments: str, stdout: int = asyncio.subprocess.PIPE
-    ) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            PROGRAM,
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
-            env={
-                **os.environ,
-                "PENSTOCK_TARGET": self.target,
-                "COLUMNS": "80",
-                "TERM": "dumb",
-                **dict(self.variables),
-            },
-        )
-
-    async def __call__(self, *arguments: str, text: str = "") -> Result:
-        process = await self.start(*arguments)
-        out, err = await process.communicate(text.encode())
-        assert process.returncode is not None
-        return Result(process.returncode, out.decode(), err.decode())
 
 
 @pytest_asyncio.fixture
@@ -298,71 +243,3 @@ async def test_closed_standard_output(penstock: Penstock, grpc_servicer: Scripte
     go_on.set()
     _, err = await process.communicate()
     assert (process.returncode, err) == (141, b"")
-
-
-async def test_status_table(penstock: Penstock) -> None:
-    result = await penstock("status")
-    assert (result.code, result.err) == (0, "")
-    lines = result.out.splitlines()
-    assert max(len(line) for line in lines) <= 80
-    shown = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.strip()}
-    assert shown["Uptime"] == "1 h 2 min"
-    assert shown["Worker"] == "ready, process 42, restarts 0"
-    assert shown["Streams"] == "3 of 64 active"
-    assert shown["BLAS"] == "openblas"
-    assert shown["Messages"] == "not pooled"
-    assert shown["tiny"].startswith("(default) ready 1.2 M")
-
-
-async def test_status_streams(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:
-    grpc_servicer.status.streams.slow_consumers = 7
-    grpc_servicer.status.message_pool.CopyFrom(MessagePool(size=1000, in_use=3, hits=12))
-    grpc_servicer.status.active_streams.extend(
-        [
-            StreamStatus(
-                request_id="0123456789abcdef",
-                state=StreamState.STREAM_STATE_STALLED,
-                sent=1200,
-                acked=1100,
-                window=100,
-                credits_enforced=True,
-                stalled_ms=2345,
-                waiting_tokens=64,
-                parked=True,
-                slow=True,
-            ),
-            StreamStatus(request_id="plain", state=StreamState.STREAM_STATE_STREAMING, sent=5, credit=3),
-        ]
-    )
-    result = await penstock("status", "--streams")
-    assert (result.code, result.err) == (0, "")
-    lines = [" ".join(line.split()) for line in result.out.splitlines()]
-    assert max(len(line) for line in result.out.splitlines()) <= 80
-    assert "Stream State Sent Acked Credit Stalled Waiting Parked Slow" in lines
-    assert "0123456789abcdef stalled 1200 1100 0/100 2.3 s 64 yes yes" in lines
-    assert "plain streaming 5 0 - - 0 - -" in lines
-    assert "Slow 7 slow consumers" in lines
-    assert "Messages 3 of 1000 in use, 0 idle, 12 hits, 0 misses, 0 retired, 0 trimmed" in lines
-    shown = json.loads((await penstock("status", "--streams", "--json")).out)
-    assert [stream["sent"] for stream in shown["active_streams"]] == ["1200", "5"]
-    assert [request.include_streams for request in grpc_servicer.status_requests] == [True, True]
-
-
-async def test_status_json(penstock: Penstock) -> None:
-    result = await penstock("status", "--json")
-    status = json.loads(result.out)
-    assert status["streams"]["max_active"] == 64
-    assert status["streams"]["stalled"] == 0
-    assert status["worker"]["state"] == "WORKER_STATE_READY"
-
-
-async def test_status_watch_until_ctrl_c(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:
-    process = await penstock.start("status", "--watch", "--json", "--streams")
-    assert process.stdout is not None
-    for _ in range(3):
-        assert json.loads(await process.stdout.readline())["version"] == "0.1.0"
-    process.send_signal(signal.SIGINT)
-    _, err = await process.communicate()
-    assert (process.returncode, err) == (130, b"")
-    await asyncio.wait_for(grpc_servicer.watchers_gone.wait(), 10)
-    assert [request.include_streams for request in grpc_servicer.status_requests] == [True]

@@ -4,7 +4,7 @@ import pytest
 
 from penstock import GenerateOptions, InvalidRequestError, Prompt
 from penstock.request import build_count, build_start
-from penstock.v1.generation_pb2 import Start
+from penstock.v1.generation_pb2 import Priority, Start
 from penstock.v1.input_pb2 import ChatInput, ChatMessage, TokenInput
 from penstock.v1.options_pb2 import FlowOptions, OutputOptions, SamplingOptions, StoppingOptions
 
@@ -32,6 +32,7 @@ ALL: GenerateOptions = {
     "chunk_timing": True,
     "max_unacked_chunks": 8,
     "max_tokens_per_chunk": 2,
+    "priority": "interactive",
     "timeout_s": 1.0,
     "metadata": [("key", "value")],
     "retries": 3,
@@ -64,7 +65,15 @@ def test_every_option_reaches_its_field() -> None:
         ),
         output=OutputOptions(logprobs=0, chunk_timing=True),
         flow=FlowOptions(max_unacked_chunks=8, max_tokens_per_chunk=2),
+        priority=Priority.PRIORITY_INTERACTIVE,
     )
+
+
+@pytest.mark.parametrize("name", ["bulk", "default", "interactive", "system"])
+def test_priority_by_name_and_by_value(name: str) -> None:
+    value = Priority.Value(f"PRIORITY_{name.upper()}")
+    assert build_start("Hello", {"priority": name}).priority == value
+    assert build_start("Hello", {"priority": value}).priority == value
 
 
 def test_none_is_left_to_the_server() -> None:
@@ -101,6 +110,10 @@ def test_token_ids() -> None:
         ("Hello", {"temperature": "hot"}, "sampling.temperature"),
         ("Hello", {"stop": [1]}, "stopping.stop_strings"),
         ("Hello", {"model": 3}, "model"),
+        ("Hello", {"priority": "high"}, "priority"),
+        ("Hello", {"priority": "INTERACTIVE"}, "priority"),
+        ("Hello", {"priority": 5}, "priority"),
+        ("Hello", {"priority": 1.5}, "priority"),
         ("\ud800", {}, "prompt"),
         ([], {}, "prompt"),
         ([-1], {}, "tokens.ids"),
@@ -119,6 +132,11 @@ def test_values_that_no_field_can_hold(prompt: Prompt, options: GenerateOptions,
 def test_other_types_of_prompt(prompt: Prompt) -> None:
     with pytest.raises(TypeError, match="expected text, chat messages or token ids"):
         build_start(prompt, {})
+
+
+def test_a_wrong_priority_says_what_is_allowed() -> None:
+    with pytest.raises(InvalidRequestError, match="got 'high'; allowed: bulk, default, interactive, system"):
+        build_start("Hello", {"priority": "high"})
 
 
 def test_unknown_keyword() -> None:

@@ -13,7 +13,7 @@ from penstock.v1 import model_pb2
 from tests.integration.states import idle
 from tests.integration.tokens import CONTEXT_TOKENS, VOCAB_SIZE
 from tests.service.calls import GenerateCall, endless, generate, refused, start
-from tests.service.faults import NOT_YET, OF_THE_INPUT, WITH_AN_INPUT, Fault, name
+from tests.service.faults import OF_THE_INPUT, WITH_AN_INPUT, Fault, name
 from tests.service.refusals import Refusal, refusal
 from tests.service.servers import Stubs
 
@@ -84,11 +84,6 @@ async def test_a_wrong_input_is_named(stubs: Stubs, fault: Fault) -> None:
 @pytest.mark.parametrize("fault", OF_THE_MODEL, ids=name)
 async def test_what_the_model_cannot_take_is_named(stubs: Stubs, fault: Fault) -> None:
     check(await refused_start(stubs, fault.fields), fault)
-
-
-@pytest.mark.parametrize("fault", NOT_YET, ids=name)
-async def test_what_is_not_implemented_is_named(stubs: Stubs, fault: Fault) -> None:
-    check(await refused_start(stubs, fault.fields), fault, reason="NOT_IMPLEMENTED")
 
 
 async def test_several_faults_are_named_at_once(stubs: Stubs) -> None:

@@ -15,6 +15,7 @@ from tests.service.eventually import eventually
 from tests.service.servers import Stubs, stubs_of
 
 OPTIONS = {
+    "ADMISSION__ENABLED": "false",
     "STREAM_REGISTRY__MAX_ACTIVE_STREAMS": "3",
     "STREAM_REGISTRY__BACKPRESSURE__ACK_TIMEOUT_MS": "2500",
     "STREAM_REGISTRY__BACKPRESSURE__MAX_UNACKED_CHUNKS": "3",

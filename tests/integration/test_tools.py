@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,12 @@ async def test_penstock_status_shows_the_server(grpc_addr: str) -> None:
         asyncio.to_thread(penstock, "status", "--json", "--target", grpc_addr),
     )
     assert plain.returncode == 0, plain.stderr
-    assert "0 of 40 active" in plain.stdout
+    assert re.search(r"0 of \d+ active", plain.stdout)
     assert "penstock-tiny (default)" in plain.stdout
     assert as_json.returncode == 0, as_json.stderr
     status = json.loads(as_json.stdout)
-    assert (status["streams"]["max_active"], status["worker"]["restarts"]) == (40, 0)
+    assert status["streams"]["max_active"] == status["admission"]["limits"]["limit"] > 0
+    assert status["worker"]["restarts"] == 0
     assert status["worker"]["state"] == "WORKER_STATE_READY"
 
 

@@ -4,14 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 from engine.scripted import Script, ScriptedEngine, counting_script
+from flowcontrol.admission.ask import ServiceClass
+from flowcontrol.admission.governor import Governor
 from flowcontrol.pool import Lease
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import State
 from penstock.v1 import generation_pb2 as pb
-from service.options import StreamOptions
+from service.admission import Admission
+from service.options import AdmissionOptions, StreamOptions
 from service.responses import ChunkMessage
 from service.start_message import read_start
 from service.stream import Stream
+from tests.flowcontrol.admission.governors import governor_options
 from tests.service.calls import Answer
 
 OPTIONS = StreamOptions(
@@ -29,7 +33,7 @@ OPTIONS = StreamOptions(
     response_chunk_bytes=2**15,
 )
 
-
+ADMISSION = AdmissionOptions(default_class=ServiceClass.DEFAULT, default_max_tokens=64, remote_control=False)
 START_S = 1000.0
 
 
@@ -75,19 +79,26 @@ class StreamDriver:
         """flow: of the start message. options: fields of StreamOptions to change."""
         self.engine = engine
         self.clock = Clock()
-        self.registry = StreamRegistry(4)
+        self.registry = StreamRegistry()
         place = self.registry.admit()
-        assert place is not None
         if not {"tokens", "chat", "prompt_parts"} & start.keys():
             start.setdefault("prompt", "one two three")
         message = pb.Start(**{"flow": flow or {}, **start})
+        admission = Admission(
+            Governor(governor_options(initial_streams=4), now_s=START_S, chance=lambda: 0.5),
+            engine,
+            ADMISSION,
+            self.clock,
+        )
+        checked = read_start(message)
+        seat = admission.ask(checked, "", None)
         self.stream = Stream(
-            engine, place, read_start(message), replace(OPTIONS, **(options or {})), self.clock, lease
+            engine, place, seat, checked, replace(OPTIONS, **(options or {})), self.clock, lease
         )
         self.deadline_s: float | None = None
         self.stream.watch(self._rearm)
         self.answer = Answer()
-        self.stream.submit()
+        self.stream.begin()
         model = engine.snapshot().model
         assert model is not None
         self.answer.take(self.stream.accepted(model))

@@ -41,6 +41,7 @@ _STOPPING = [
     Fault({"stopping": {"stop_token_ids": [1] * 65}}, "start.stopping.stop_token_ids", "at most 64"),
 ]
 _OTHERS = [
+    Fault({"priority": 9}, "start.priority", "9"),
     Fault({"output": {"logprobs": 21}}, "start.output.logprobs", "0 to 20"),
     Fault({"request_id": "r" * 129}, "start.request_id", "at most 128"),
     Fault(
@@ -60,10 +61,6 @@ WITH_AN_INPUT = _SAMPLING + _STOPPING + _OTHERS
 """To be put beside a good input."""
 OF_THE_INPUT = _INPUTS
 """The input itself is at fault."""
-NOT_YET = [
-    Fault({"prompt": "x", "priority": 3}, "start.priority", "not implemented"),
-]
-"""In the contract, and answered with UNIMPLEMENTED."""
 
 
 def name(fault: Fault) -> str:

@@ -9,16 +9,19 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from engine.contract import Engine
+from flowcontrol.admission.governor import GovernorOptions
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.model_pb2_grpc import ModelServiceStub
 from penstock.v1.status_pb2 import GetStatusRequest, Status
 from penstock.v1.status_pb2_grpc import StatusServiceStub
-from service.options import PoolOptions, ServerOptions
+from service.options import AdmissionOptions, PoolOptions, ServerOptions
 from service.server import Server
-from tests.service.drivers import OPTIONS
+from tests.flowcontrol.admission.governors import governor_options
+from tests.service.drivers import ADMISSION, OPTIONS
 
 # Without it channels to one address share a connection, and a test sees what another one did to it.
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+GOVERNOR = governor_options(initial_streams=4)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,6 @@ def server_options(**changes: Any) -> ServerOptions:
     options = ServerOptions(
         host="127.0.0.1",
         port=0,
-        max_active_streams=4,
         max_receive_message_bytes=4 * 2**20,
         max_send_message_bytes=4 * 2**20,
         keepalive_time_ms=30_000,
@@ -82,11 +84,19 @@ async def serving(
     start: bool = True,
     stream: dict[str, Any] | None = None,
     pool: PoolOptions | None = None,
+    admission: AdmissionOptions = ADMISSION,
+    governor: GovernorOptions = GOVERNOR,
     **options: Any,
 ) -> AsyncIterator[LocalServer]:
     """Serve an engine. stream, options: fields of StreamOptions and ServerOptions to change."""
     server = Server(
-        engine, server_options(**options), replace(OPTIONS, **(stream or {})), pool, version="test"
+        engine,
+        server_options(**options),
+        replace(OPTIONS, **(stream or {})),
+        admission,
+        governor,
+        pool,
+        version="test",
     )
     address = await server.listen()
     try:

@@ -1,17 +1,21 @@
 """A caller that is lost while a message is being written."""
 
 import asyncio
+import time
 from typing import Any, NoReturn
 
 import grpc
 import pytest
 
+from flowcontrol.admission.governor import Governor
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import State
 from penstock.v1 import generation_pb2 as pb
+from service.admission import Admission
 from service.generation import GenerationServicer
+from tests.flowcontrol.admission.governors import governor_options
 from tests.service.calls import endless
-from tests.service.drivers import OPTIONS, scripted_engine
+from tests.service.drivers import ADMISSION, OPTIONS, scripted_engine
 
 
 class LostCaller:
@@ -34,6 +38,15 @@ class LostCaller:
     def done(self) -> bool:
         return False
 
+    def peer_identities(self) -> None:
+        return None
+
+    def invocation_metadata(self) -> None:
+        return None
+
+    def time_remaining(self) -> None:
+        return None
+
     async def abort_with_status(self, status: Any) -> NoReturn:
         raise AssertionError("there is nobody to tell an error to")
 
@@ -42,8 +55,10 @@ async def test_a_lost_caller_is_no_failure_of_the_stream() -> None:
     for writes in range(4):
         engine = scripted_engine(step_s=0)
         await engine.start()
-        registry = StreamRegistry(1)
-        servicer = GenerationServicer(engine, registry, OPTIONS, None)
+        registry = StreamRegistry()
+        governor = Governor(governor_options(), now_s=0.0, chance=lambda: 0.5)
+        admission = Admission(governor, engine, ADMISSION, time.monotonic)
+        servicer = GenerationServicer(engine, registry, admission, OPTIONS, None)
         context: Any = LostCaller(writes)
         with pytest.raises(asyncio.CancelledError):
             await servicer.Generate(None, context)

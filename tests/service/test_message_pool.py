@@ -10,6 +10,7 @@ from penstock.v1 import status_pb2
 from service.message_pool import MessagePool
 from service.options import PoolOptions
 from service.responses import ChunkMessage
+from tests.flowcontrol.admission.governors import governor_options
 from tests.service.calls import GenerateCall, endless, generate
 from tests.service.drivers import StreamDriver, counted, scripted_engine
 from tests.service.eventually import eventually
@@ -53,7 +54,8 @@ def test_the_message_goes_back_when_the_stream_is_closed(engine: ScriptedEngine)
 
 
 async def test_calls_through_the_server() -> None:
-    async with serving(scripted_engine(step_s=0.001), pool=POOL, max_active_streams=20) as local:
+    governor = governor_options(initial_streams=20)
+    async with serving(scripted_engine(step_s=0.001), pool=POOL, governor=governor) as local:
         answers = await asyncio.gather(
             *(generate(local.stubs.generation, endless(60 + extra)) for extra in range(8))
         )

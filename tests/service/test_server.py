@@ -12,11 +12,14 @@ from engine.scripted import ScriptedEngine, counting_script
 from flowcontrol.reasons import Reason
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import model_pb2, status_pb2
+from tests.flowcontrol.admission.governors import governor_options
 from tests.service.calls import GenerateCall, endless, generate, refused, start
 from tests.service.drivers import counted, scripted_engine
 from tests.service.eventually import eventually
 from tests.service.refusals import refusal
 from tests.service.servers import Stubs, serving
+
+ONE_STREAM = governor_options(initial_streams=1)
 
 
 class RaisingEngine(ScriptedEngine):
@@ -99,7 +102,7 @@ async def test_a_stream_that_runs_too_long_is_ended_by_the_server() -> None:
 async def test_a_caller_that_never_sends_start_holds_no_place() -> None:
     options = {"idle_timeout_s": 0.2}
     async with (
-        serving(running(), max_active_streams=1, stream=options) as local,
+        serving(running(), governor=ONE_STREAM, stream=options) as local,
         GenerateCall(local.stubs.generation) as silent,
     ):
         assert (await generate(local.stubs.generation, endless(3))).text == counted(3)
@@ -108,7 +111,7 @@ async def test_a_caller_that_never_sends_start_holds_no_place() -> None:
 
 
 async def test_the_place_is_free_in_the_moment_a_stream_has_ended() -> None:
-    async with serving(running(), max_active_streams=1) as local:
+    async with serving(running(), governor=ONE_STREAM) as local:
         for _ in range(20):
             assert (await generate(local.stubs.generation, endless(2))).text == counted(2)
 

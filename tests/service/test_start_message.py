@@ -12,7 +12,7 @@ from penstock.v1 import generation_pb2 as pb
 from service.errors import ServiceError
 from service.start_message import StartMessage, read_count_request, read_start
 from tests.service.calls import start
-from tests.service.faults import NOT_YET, OF_THE_INPUT, WITH_AN_INPUT, Fault, name
+from tests.service.faults import OF_THE_INPUT, WITH_AN_INPUT, Fault, name
 
 
 def violations(message: pb.Start) -> dict[str, str]:
@@ -36,13 +36,6 @@ def test_a_wrong_input_is_named(fault: Fault) -> None:
     found = violations(pb.Start(**fault.fields))
     assert list(found) == [fault.violated]
     assert fault.shown in found[fault.violated]
-
-
-@pytest.mark.parametrize("fault", NOT_YET, ids=name)
-def test_a_later_feature_is_refused_by_name(fault: Fault) -> None:
-    with pytest.raises(ServiceError, match=fault.violated) as caught:
-        read_start(pb.Start(**fault.fields))
-    assert caught.value.reason is Reason.NOT_IMPLEMENTED
 
 
 # Not the one that needs a good value in another field.

@@ -1,0 +1,1 @@
+"""Who may start now, who waits, and who is refused."""

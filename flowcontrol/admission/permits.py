@@ -1,0 +1,91 @@
+"""The streams in flight, and when their permits will be free."""
+
+from collections.abc import Sequence
+
+from flowcontrol.admission.ask import ServiceClass
+from flowcontrol.admission.gate import Gate
+from flowcontrol.admission.ticket import Ticket
+
+# What is left of a stream that has run for longer than expected, as a share of what was expected.
+_OVERDUE_SHARE = 0.25
+# From this spread on the order in which streams end tells nothing.
+_UNFORESEEN_SPREAD = 0.5
+
+
+class Permits:
+    """The tickets that hold a permit."""
+
+    def __init__(self) -> None:
+        self._tickets: dict[Ticket, None] = {}
+        self.by_class: dict[ServiceClass, int] = dict.fromkeys(ServiceClass, 0)
+        self.prefill_tokens = 0
+        """Prompt tokens of streams that have no first token yet."""
+        self.kv_tokens = 0
+        """Prompt and expected output of all streams in flight."""
+        self.output_tokens = 0
+        """Expected of all streams in flight."""
+        self.decoding = 0
+        """Streams that have their first token."""
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def add(self, ticket: Ticket, now_s: float) -> None:
+        ticket.admitted_s = now_s
+        self._tickets[ticket] = None
+        self.by_class[ticket.service_class] += 1
+        self.prefill_tokens += ticket.prompt_tokens
+        self.output_tokens += ticket.output_tokens
+        self.kv_tokens += ticket.prompt_tokens + ticket.output_tokens
+        ticket.prefill_tokens = self.prefill_tokens
+
+    def prompt_known(self, ticket: Ticket, tokens: int) -> None:
+        more = tokens - ticket.prompt_tokens
+        ticket.prompt_tokens = tokens
+        self.kv_tokens += more
+        if ticket.first_token_s is None:
+            self.prefill_tokens += more
+            ticket.prefill_tokens += more
+
+    def first_token(self, ticket: Ticket, now_s: float) -> None:
+        ticket.first_token_s = now_s
+        self.prefill_tokens -= ticket.prompt_tokens
+        self.decoding += 1
+
+    def remove(self, ticket: Ticket) -> None:
+        del self._tickets[ticket]
+        self.by_class[ticket.service_class] -= 1
+        self.output_tokens -= ticket.output_tokens
+        self.kv_tokens -= ticket.prompt_tokens + ticket.output_tokens
+        if ticket.first_token_s is None:
+            self.prefill_tokens -= ticket.prompt_tokens
+        else:
+            self.decoding -= 1
+
+    def left_s(self, gate: Gate, now_s: float) -> list[float]:
+        """For how long each permit will still be held, the shortest first."""
+        return sorted(self._left_s(ticket, gate, now_s) for ticket in self._tickets)
+
+    def _left_s(self, ticket: Ticket, gate: Gate, now_s: float) -> float:
+        hold_s = gate.hold_s(ticket.output_tokens)
+        if ticket.first_token_s is None:
+            due_s = ticket.admitted_s + gate.service_s(ticket.prefill_tokens)
+            return max(0.0, due_s - now_s) + hold_s
+        return max(_OVERDUE_SHARE * hold_s, ticket.first_token_s + hold_s - now_s)
+
+
+def slot_wait_s(place: int, left_s: Sequence[float], hold_s: float, spread: float) -> float:
+    """When the permit for the place-th of those who wait is free; 0 for a place that is free now.
+
+    place: 1 for who is next, 0 or less while there are free ones. left_s: of Permits. hold_s: mean time
+    for which one is held. spread: of HoldTime. Streams that end as foretold free their permits in the order
+    of what is left of them, and again after those who take them; streams of which nothing can be foretold
+    do so evenly, one in hold_s / n (Little's law). In between, in between.
+    """
+    if place <= 0 or not left_s:
+        return 0.0
+    rounds, turn = divmod(place - 1, len(left_s))
+    in_order_s = left_s[turn] + rounds * hold_s
+    evenly_s = place * hold_s / len(left_s)
+    unforeseen = min(1.0, spread / _UNFORESEEN_SPREAD)
+    return (1 - unforeseen) * in_order_s + unforeseen * evenly_s

@@ -1,0 +1,86 @@
+"""One request at the governor, from asking to its end."""
+
+from enum import Enum
+from typing import Protocol
+
+from flowcontrol.admission.ask import Ask, Outcome, Refusal, ServiceClass
+from flowcontrol.admission.entry import Entry
+from flowcontrol.admission.tenants import Tenant
+
+
+class TicketState(Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"
+    ADMITTED = "admitted"
+    """It holds a permit."""
+    REFUSED = "refused"
+    """It waited, and will not be admitted."""
+    ENDED = "ended"
+
+
+class Owner(Protocol):
+    """Who gave the ticket; told what becomes of it."""
+
+    def prompt_known(self, ticket: "Ticket", tokens: int) -> None: ...
+    def first_token(self, ticket: "Ticket", now_s: float) -> None: ...
+    def ended(self, ticket: "Ticket", outcome: Outcome, output_tokens: int, now_s: float) -> None: ...
+
+
+class Ticket(Entry):
+    """A request that was not refused at once. Made by the governor; the caller must end it, whatever happens.
+
+    After `end` the caller asks the governor to `decide`: somebody else's waiting may be over.
+    """
+
+    __slots__ = (
+        "_owner",
+        "admitted_s",
+        "first_token_s",
+        "prefill_tokens",
+        "prompt_tokens",
+        "refusal",
+        "state",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        ask: Ask,
+        tenant: Tenant,
+        *,
+        service_class: ServiceClass,
+        output_tokens: int,
+        since_s: float,
+        expires_s: float,
+    ) -> None:
+        super().__init__(
+            ask,
+            tenant,
+            service_class=service_class,
+            output_tokens=output_tokens,
+            since_s=since_s,
+            expires_s=expires_s,
+        )
+        self._owner = owner
+        self.state = TicketState.WAITING
+        self.refusal: Refusal | None = None
+        """Why the waiting ended badly, in state REFUSED."""
+        self.prompt_tokens = ask.prompt_tokens
+        """Estimated until the prompt is known."""
+        self.admitted_s = 0.0
+        self.first_token_s: float | None = None
+        self.prefill_tokens = 0
+        """To compute before this stream's first token: its own and those under way when it was admitted."""
+
+    def prompt_known(self, tokens: int) -> None:
+        """The engine has tokenised the prompt."""
+        self._owner.prompt_known(self, tokens)
+
+    def first_token(self, now_s: float) -> None:
+        """The first token is there. Later calls do nothing."""
+        self._owner.first_token(self, now_s)
+
+    def end(self, outcome: Outcome, output_tokens: int, now_s: float) -> None:
+        """Give the permit back, or leave the queue. Later calls do nothing."""
+        self._owner.ended(self, outcome, output_tokens, now_s)

@@ -1,0 +1,1 @@
+"""How many streams may be in flight: strategies behind one contract, and the controller that guards them."""

@@ -1,0 +1,188 @@
+"""Between the servicer and the governor: asks for streams, wakes those whose waiting is over."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from engine.contract import Engine, EngineError, EngineState
+from flowcontrol.admission.ask import Ask, Outcome, Refusal, ServiceClass
+from flowcontrol.admission.governor import Governor
+from flowcontrol.admission.tenants import TenantOptions
+from flowcontrol.admission.ticket import Ticket, TicketState
+from flowcontrol.reasons import Reason
+from penstock.v1 import generation_pb2 as pb
+from service.errors import ServiceError
+from service.options import AdmissionOptions
+from service.prompt_size import PromptSizes, text_bytes
+from service.start_message import StartMessage
+
+_log = structlog.get_logger("penstock.admission")
+
+# How often the engine's counters are read, and how often those who wait are told their position.
+_OBSERVE_S = 0.25
+_OUTLOOK_S = 1.0
+
+_CLASSES: dict[int, ServiceClass] = {
+    pb.PRIORITY_BULK: ServiceClass.BULK,
+    pb.PRIORITY_DEFAULT: ServiceClass.DEFAULT,
+    pb.PRIORITY_INTERACTIVE: ServiceClass.INTERACTIVE,
+    pb.PRIORITY_SYSTEM: ServiceClass.SYSTEM,
+}
+
+
+class Seat:
+    """A stream's ticket. Made by Admission.ask; `end` must be called once, whatever happens."""
+
+    def __init__(self, admission: "Admission", ticket: Ticket, prompt_bytes: int) -> None:
+        self.position = 0
+        """Streams that start before this one, itself included; 0 while unknown or when it does not wait."""
+        self.wait_s = 0.0
+        """Until it may start, as things stand; 0 while unknown."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called when the waiting is over, and when the position has changed."""
+        self._admission = admission
+        self._ticket = ticket
+        self._prompt_bytes = prompt_bytes
+
+    @property
+    def waiting(self) -> bool:
+        return self._ticket.state is TicketState.WAITING
+
+    @property
+    def admitted(self) -> bool:
+        return self._ticket.state is TicketState.ADMITTED
+
+    @property
+    def refusal(self) -> ServiceError | None:
+        """Why the waiting ended badly."""
+        return refused(self._ticket.refusal) if self._ticket.refusal is not None else None
+
+    @property
+    def tenant(self) -> str:
+        return self._ticket.tenant.name
+
+    @property
+    def service_class(self) -> ServiceClass:
+        return self._ticket.service_class
+
+    def prompt_known(self, tokens: int) -> None:
+        """The engine has tokenised the prompt, or more of it."""
+        self._ticket.prompt_known(tokens)
+        self._admission.sizes.learn(self._prompt_bytes, tokens)
+        self._prompt_bytes = 0
+
+    def first_token(self) -> None:
+        self._ticket.first_token(self._admission.clock())
+
+    def end(self, outcome: Outcome, output_tokens: int) -> None:
+        """Give the permit back, or leave the queue; whoever may start now is told. Later calls do nothing."""
+        self._admission.end(self._ticket, outcome, output_tokens)
+
+
+class Admission:
+    """Asks the governor on behalf of streams. `keep_deciding` must run beside it."""
+
+    def __init__(
+        self, governor: Governor, engine: Engine, options: AdmissionOptions, clock: Callable[[], float]
+    ) -> None:
+        self.governor = governor
+        self.sizes = PromptSizes()
+        self.clock = clock
+        self._engine = engine
+        self._options = options
+        self._waiting: dict[Ticket, Seat] = {}
+        self._rearm = asyncio.Event()
+
+    def ask(self, start: StartMessage, tenant: str, left_s: float | None) -> Seat:
+        """A seat, admitted or waiting. left_s: until the caller's deadline. Raises ServiceError."""
+        try:
+            self._engine.check_ready()
+        except EngineError as error:
+            raise ServiceError.from_engine(error, "start.") from error
+        now_s = self.clock()
+        request = start.request
+        given = self.governor.ask(
+            Ask(
+                tenant=tenant,
+                service_class=_CLASSES.get(start.priority, self._options.default_class),
+                prompt_tokens=self.sizes.guess_tokens(request),
+                max_tokens=max(1, self._max_tokens(start) - len(request.resume_ids)),
+                deadline_s=None if left_s is None else now_s + left_s,
+            ),
+            now_s,
+        )
+        if isinstance(given, Refusal):
+            raise refused(given)
+        seat = Seat(self, given, text_bytes(request))
+        if seat.waiting:
+            self._waiting[given] = seat
+            self._rearm.set()
+        return seat
+
+    def end(self, ticket: Ticket, outcome: Outcome, output_tokens: int) -> None:
+        """What Seat.end does."""
+        if ticket.state is TicketState.ENDED:
+            return
+        self._waiting.pop(ticket, None)
+        now_s, deadline_s = self.clock(), ticket.ask.deadline_s
+        if outcome is Outcome.IGNORED and deadline_s is not None and now_s >= deadline_s:
+            outcome = Outcome.DROPPED
+        ticket.end(outcome, output_tokens, now_s)
+        self.decide()
+
+    def decide(self) -> None:
+        """Let the governor decide, and tell those whose waiting is over."""
+        if self._engine.snapshot().state is not EngineState.READY:
+            return  # Who waits goes on waiting: a permit would be of no use.
+        for ticket in self.governor.decide(self.clock()):
+            seat = self._waiting.pop(ticket, None)
+            if seat is not None:
+                seat.position, seat.wait_s = 0, 0.0
+                seat.changed()
+
+    def configure_tenants(self, options: TenantOptions) -> None:
+        """Take other limits of tenants."""
+        self.governor.configure_tenants(options, self.clock())
+        self.decide()
+
+    async def keep_deciding(self) -> None:
+        """Observe the engine and decide whenever it is due, until cancelled."""
+        told_s = self.clock()
+        while True:
+            now_s = self.clock()
+            self._observe(now_s)
+            self.decide()
+            if now_s - told_s >= _OUTLOOK_S and self._waiting:
+                told_s = now_s
+                self._tell_positions(now_s)
+            due_s = min(self.governor.next_deadline() - self.clock(), _OBSERVE_S)
+            self._rearm.clear()
+            try:
+                async with asyncio.timeout(max(due_s, 0.0)):
+                    await self._rearm.wait()
+            except TimeoutError:
+                pass
+
+    def _observe(self, now_s: float) -> None:
+        snapshot = self._engine.snapshot()
+        if snapshot.state is EngineState.READY and snapshot.model is not None:
+            self.governor.set_kv_bytes_per_token(snapshot.model.kv_bytes_per_token)
+            counters = snapshot.counters
+            self.governor.observe(counters.decode_steps, counters.running_rows, now_s)
+
+    def _tell_positions(self, now_s: float) -> None:
+        for ticket, outlook in self.governor.outlook(now_s).items():
+            seat = self._waiting.get(ticket)
+            if seat is not None and seat.position != outlook.position:
+                seat.position, seat.wait_s = outlook.position, outlook.wait_s
+                seat.changed()
+
+    def _max_tokens(self, start: StartMessage) -> int:
+        return start.request.stopping.max_tokens or self._options.default_max_tokens
+
+
+def refused(refusal: Refusal) -> ServiceError:
+    """The error that a refusal is to the caller."""
+    retry_after_s = None if refusal.reason is Reason.DRAINING else refusal.retry_after_s
+    return ServiceError(refusal.reason, refusal.message, retry_after_s=retry_after_s, quota=refusal.quota)

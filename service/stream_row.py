@@ -1,0 +1,62 @@
+"""One stream's row in the engine, from the wait for its permit to its end."""
+
+from engine.contract import Engine, EngineError, EventSink
+from engine.requests import GenerationRequest
+from service.errors import ServiceError
+
+
+class StreamRow:
+    """What the stream wants of the engine; kept until the row is submitted, passed on from then on."""
+
+    def __init__(self, engine: Engine, request: GenerationRequest, sink: EventSink) -> None:
+        self.paused = False
+        self.submitted = False
+        self._engine = engine
+        self._request = request
+        self._sink = sink
+        self._row: int | None = None
+        # Pieces of the prompt that came before there was a row.
+        self._parts: list[tuple[str, bool]] = []
+
+    @property
+    def live(self) -> bool:
+        """Whether the engine has it and may give more tokens."""
+        return self._row is not None
+
+    def submit(self) -> None:
+        """Hand it to the engine. Raises ServiceError."""
+        self.submitted = True
+        try:
+            self._row = self._engine.submit(self._request, self._sink)
+        except EngineError as error:
+            raise ServiceError.from_engine(error, "start.") from error
+        for text, last in self._parts:
+            self._engine.add_prompt_part(self._row, text, last=last)
+        self._parts.clear()
+
+    def add_prompt_part(self, text: str, *, last: bool) -> None:
+        if self._row is not None:
+            self._engine.add_prompt_part(self._row, text, last=last)
+        elif not self.submitted:
+            self._parts.append((text, last))
+
+    def pause(self) -> None:
+        if self._row is not None:
+            self.paused = True
+            self._engine.pause(self._row)
+
+    def resume(self) -> None:
+        if self._row is not None:
+            self.paused = False
+            self._engine.resume(self._row)
+
+    def ended(self) -> None:
+        """The engine has ended it by itself."""
+        self._row = None
+
+    def leave(self) -> None:
+        """Give the row back; nothing if it is gone."""
+        row, self._row = self._row, None
+        self._parts.clear()
+        if row is not None:
+            self._engine.cancel(row)

@@ -1,0 +1,1 @@
+"""Admission, against small reference models and in small scenarios."""
