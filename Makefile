@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check protos protos-check lint lint-protos types contracts bench fmt clean
+.PHONY: help setup demo serve load simulate test check protos protos-check lint lint-protos types contracts bench fmt clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -64,6 +64,12 @@ protos-check: setup
 
 bench: setup ## Run all benchmarks but that of the peers (half an hour)
 	@$(BIN)/python -m benchmarks
+
+simulate: setup ## Admission in virtual time: strategies beside an oracle and historic rules (3 minutes)
+	@$(BIN)/python -m benchmarks.simulation
+
+load: setup ## Put load on the server on 127.0.0.1:50051 and show how it answers
+	@$(BIN)/penstock bench --rate 10 --duration 20
 
 bench-stall: setup ## What stalled clients cost the others: the quick form, below a minute
 	@$(BIN)/python -m benchmarks --only stall --quick --json build/benchmarks

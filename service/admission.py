@@ -72,7 +72,15 @@ class Seat:
         self._admission.sizes.learn(self._prompt_bytes, tokens)
         self._prompt_bytes = 0
 
+    def place_known(self, has_place: bool) -> None:
+        """Whether the engine has a place for it in its batch."""
+        waited = self._ticket.without_place
+        self._ticket.place_known(has_place)
+        if waited and has_place:
+            self._admission.decide()
+
     def first_token(self) -> None:
+        self.place_known(True)
         self._ticket.first_token(self._admission.clock())
 
     def end(self, outcome: Outcome, output_tokens: int) -> None:

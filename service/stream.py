@@ -173,6 +173,7 @@ class Stream:
                 if event.total:
                     self._seat.prompt_known(event.total)
                 self._prompt_tokens = max(0, event.total - len(self._start.request.resume_ids))
+                self._seat.place_known(event.queue_position == 0)
                 if event.queue_position == 0:
                     self._place.apply(Input.PREFILL_STARTED)
             case Finished():

@@ -95,7 +95,7 @@ class FairQueue:
         if tokens > free_tokens:
             return f"{self._tokens} tokens wait, and {tokens} more would be over {self._options.max_tokens}"
         if tenant.queued >= free_requests:
-            return f"{tenant.queued} requests of this tenant wait, and {free_requests} more fit"
+            return f"{tenant.queued} requests of this tenant wait, as many as one may have of what is free"
         if tenant.queued_tokens + tokens > free_tokens:
             return f"{tenant.queued_tokens} tokens of this tenant wait, and {free_tokens} more fit"
         return ""

@@ -24,6 +24,8 @@ _LEAST_RETRY_S = 0.05
 # Share of its budget up to which a request is let in: it is given up when all of it has passed, so who is let
 # in seldom hears no after waiting, though predictions err.
 _CAUTION = 0.7
+# Times the budget from which on waiting is given up before all of it has passed.
+_HOPELESS = 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Governor:
         if self._limiter.next_deadline() <= now_s:
             self._limiter.latency(self._gate.latency_load())
             self._limiter.adjust(now_s)
+            self._give_up_hopeless(now_s)
         for entry in self._queue.expired(now_s):
             self._expire(entry, now_s)
         self._fill(now_s)
@@ -122,7 +125,7 @@ class Governor:
         """When `decide` must be called at the latest; and after every Ticket.end."""
         expiry_s = self._queue.next_deadline()
         look_s = self._decided_s + _LOOK_S
-        held_back = len(self._queue) > 0 and len(self._permits) < self._limiter.limit
+        held_back = len(self._queue) > 0 and self._free() > 0
         return min(
             self._limiter.next_deadline(),
             math.inf if expiry_s is None else expiry_s,
@@ -138,7 +141,7 @@ class Governor:
         order = self._queue.order(now_s, limit=self._limiter.limit, in_flight=self._permits.by_class)
         left_s = self._permits.left_s(self._gate, now_s)
         hold_s = self._hold_s(self._everyone())
-        free = self._limiter.limit - len(self._permits)
+        free = self._free()
         return {
             entry: Outlook(place, slot_wait_s(place - free, left_s, hold_s, self._gate.holds.spread))
             for place, entry in enumerate(order, start=1)
@@ -173,13 +176,21 @@ class Governor:
         if ticket.state is TicketState.ADMITTED:
             self._permits.prompt_known(ticket, tokens)
 
+    def place_known(self, ticket: Ticket, has_place: bool) -> None:
+        if ticket.state is TicketState.ADMITTED and ticket.first_token_s is None:
+            self._permits.place_known(ticket, has_place)
+
     def first_token(self, ticket: Ticket, now_s: float) -> None:
         if ticket.state is not TicketState.ADMITTED or ticket.first_token_s is not None:
             return
         self._permits.first_token(ticket, now_s)
         service_s = now_s - ticket.admitted_s
-        self._gate.first_token.add(ticket.prefill_tokens, service_s)
-        load = self._gate.ttft_load(service_s, ticket.prefill_tokens)
+        if ticket.waited_in_engine:
+            # The time says nothing of prompts, and prompts do not excuse it.
+            load = self._gate.ttft_load(service_s, ticket.prompt_tokens)
+        else:
+            self._gate.first_token.add(ticket.prefill_tokens, service_s)
+            load = self._gate.ttft_load(service_s, ticket.prefill_tokens)
         self._limiter.sample(load, admitted_s=ticket.admitted_s)
 
     def ended(self, ticket: Ticket, outcome: Outcome, output_tokens: int, now_s: float) -> None:
@@ -229,7 +240,7 @@ class Governor:
         ready_s = self._ready_s(tenant, tokens, now_s)
         kv_full = not gate.kv_fits(self._permits.kv_tokens + tokens)
         held = _HeldBack(max(slot_s, ready_s), tenant.quota(tokens, now_s) if ready_s else None, kv_full)
-        waits = ready_s > 0 or kv_full or len(self._permits) + ahead.requests >= self._limiter.limit
+        waits = ready_s > 0 or kv_full or ahead.requests >= self._free()
         if waits and (full := self._queue.full_for(tenant, tokens)):
             return self._refusal(held.reason(self._full_reason()), full, held, held.wait_s, now_s), now_s
         under_way = 0.0 if slot_s else self._permits.prefill_tokens + ahead.prompt_tokens
@@ -286,7 +297,7 @@ class Governor:
         return max(_LOOK_S, hold_s * (tenant.queued + 1) / tenant.limits.max_streams)
 
     def _slot_wait_s(self, ahead: Ahead, now_s: float) -> float:
-        place = len(self._permits) + ahead.requests + 1 - self._limiter.limit
+        place = ahead.requests + 1 - self._free()
         if place <= 0:
             return 0.0
         left_s = self._permits.left_s(self._gate, now_s)
@@ -302,6 +313,15 @@ class Governor:
         """All who wait, their tokens taken for output."""
         return Ahead(len(self._queue), 0.0, self._queue.tokens)
 
+    def _free(self) -> int:
+        """Permits that may be given now; when negative, as many must come back before there is one.
+
+        None while the engine has no place for a stream that it was given: those who wait here wait in the
+        order of class and tenant, and those who wait there do not.
+        """
+        free, without_place = self._limiter.limit - len(self._permits), self._permits.without_place
+        return min(free, 0) - without_place if without_place else free
+
     def _fill(self, now_s: float) -> None:
         """Give permits from the state as it is: while there are free ones and somebody may have one."""
 
@@ -310,7 +330,7 @@ class Governor:
                 self._permits.kv_tokens + entry.tokens
             )
 
-        while len(self._queue) and len(self._permits) < self._limiter.limit:
+        while len(self._queue) and self._free() > 0:
             entry = self._queue.pop(
                 now_s, limit=self._limiter.limit, in_flight=self._permits.by_class, ready=ready
             )
@@ -321,6 +341,17 @@ class Governor:
             self._permits.add(entry, now_s)
             self._admitted += 1
             self._decided.append(entry)
+
+    def _give_up_hopeless(self, now_s: float) -> None:
+        """Refuse those who waited on a prediction that has turned out to be far too good."""
+        for ticket, outlook in self.outlook(now_s).items():
+            allowed_s = self._gate.budget_s(ticket.service_class, ticket.ask.prompt_tokens)
+            if ticket.ask.deadline_s is not None:
+                allowed_s = min(allowed_s, ticket.ask.deadline_s - ticket.since_s)
+            service_s = self._gate.service_s(ticket.ask.prompt_tokens)
+            if now_s - ticket.since_s + outlook.wait_s + service_s > _HOPELESS * allowed_s:
+                self._queue.remove(ticket)
+                self._expire(ticket, now_s)
 
     def _expire(self, entry: Entry, now_s: float) -> None:
         """Refuse one whose time to wait is over; it is out of the queue already."""

@@ -24,6 +24,8 @@ class Permits:
         """Prompt and expected output of all streams in flight."""
         self.output_tokens = 0
         """Expected of all streams in flight."""
+        self.without_place = 0
+        """Streams for which the engine has no place in its batch."""
         self.decoding = 0
         """Streams that have their first token."""
 
@@ -47,13 +49,21 @@ class Permits:
             self.prefill_tokens += more
             ticket.prefill_tokens += more
 
+    def place_known(self, ticket: Ticket, has_place: bool) -> None:
+        if ticket.without_place == has_place:
+            ticket.without_place = not has_place
+            self.without_place += -1 if has_place else 1
+            ticket.waited_in_engine = True
+
     def first_token(self, ticket: Ticket, now_s: float) -> None:
         ticket.first_token_s = now_s
+        self.place_known(ticket, True)
         self.prefill_tokens -= ticket.prompt_tokens
         self.decoding += 1
 
     def remove(self, ticket: Ticket) -> None:
         del self._tickets[ticket]
+        self.place_known(ticket, True)
         self.by_class[ticket.service_class] -= 1
         self.output_tokens -= ticket.output_tokens
         self.kv_tokens -= ticket.prompt_tokens + ticket.output_tokens

@@ -23,6 +23,7 @@ class Owner(Protocol):
     """Who gave the ticket; told what becomes of it."""
 
     def prompt_known(self, ticket: "Ticket", tokens: int) -> None: ...
+    def place_known(self, ticket: "Ticket", has_place: bool) -> None: ...
     def first_token(self, ticket: "Ticket", now_s: float) -> None: ...
     def ended(self, ticket: "Ticket", outcome: Outcome, output_tokens: int, now_s: float) -> None: ...
 
@@ -41,6 +42,8 @@ class Ticket(Entry):
         "prompt_tokens",
         "refusal",
         "state",
+        "waited_in_engine",
+        "without_place",
     )
 
     def __init__(
@@ -72,10 +75,18 @@ class Ticket(Entry):
         self.first_token_s: float | None = None
         self.prefill_tokens = 0
         """To compute before this stream's first token: its own and those under way when it was admitted."""
+        self.without_place = False
+        """Whether the engine has no place for it in its batch: more streams are in flight than it can run."""
+        self.waited_in_engine = False
+        """Whether that was so at any time."""
 
     def prompt_known(self, tokens: int) -> None:
         """The engine has tokenised the prompt."""
         self._owner.prompt_known(self, tokens)
+
+    def place_known(self, has_place: bool) -> None:
+        """Whether the engine has a place for the stream in its batch. When it gets one, ask for `decide`."""
+        self._owner.place_known(self, has_place)
 
     def first_token(self, now_s: float) -> None:
         """The first token is there. Later calls do nothing."""

@@ -4,6 +4,7 @@ from math import sqrt
 
 from flowcontrol.limits.contract import LimitOptions, LimitReason, StrategyName, Window
 from flowcontrol.limits.observations import Observations
+from flowcontrol.limits.probe import Probe
 from flowcontrol.limits.strategies import make_strategy
 
 MAX_STEP = 0.2
@@ -41,6 +42,7 @@ class AdaptiveLimit:
         self._ttft_load: float | None = None
         self._latency_load: float | None = None
         self._seen = Observations(options.min_samples)
+        self._probe = Probe()
 
     @property
     def options(self) -> LimitOptions:
@@ -101,6 +103,7 @@ class AdaptiveLimit:
         if now_s < self._due_s:
             return False
         self._due_s = now_s + self._options.interval_s
+        self._probe.interval()
         holds_back = self._seen.holds_back(self._limit)
         window = self._seen.close_interval(self._limit)
         if window.ttft_load is not None:
@@ -149,11 +152,17 @@ class AdaptiveLimit:
             # Growth that nobody needs is not tested by load, and would be there all at once in a burst.
             if not holds_back:
                 return limit, LimitReason.NO_DEMAND
-            return self._bounded(wanted, LimitReason.RAISED)
+            most = self._probe.most(limit)
+            if int(min(wanted, most)) == self.limit:
+                return limit, LimitReason.HELD
+            raised = self._bounded(min(wanted, most), LimitReason.RAISED)
+            self._probe.raised(raised[0])
+            return raised
         if load > 1:
             # A limit of which half is free is not what makes it slow.
             if window.in_flight < limit / 2:
                 return limit, LimitReason.NO_DEMAND
+            self._probe.lowered(limit)
             return self._bounded(wanted, _why_lowered(window))
         if not window.in_flight:
             return limit, LimitReason.NO_DEMAND
@@ -192,7 +201,10 @@ class AdaptiveLimit:
             return False
         self._changed_s = now_s
         self._last_change = self.limit - before
-        self._seen.begin()
+        if self.limit > before:
+            self._seen.carry(self.limit / before)
+        else:
+            self._seen.begin()
         return True
 
 

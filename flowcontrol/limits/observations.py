@@ -8,10 +8,17 @@ MEMORY = 8
 """Intervals over which it forgets: about as long as a stream, over which its own mean is taken."""
 DROPPED_LOAD = 1.5
 """What a dropped stream says at least: it left without the sample that would have been the worst."""
+_CARRIED_INTERVALS = 4
+_CARRIED_SAMPLES = 5
+# How the time between tokens grows with the streams in flight: nearly in proportion, once they are many.
+_LATENCY_PER_LIMIT = 0.8
 
 
 class Observations:
-    """First tokens and times between tokens under one limit, in intervals. `begin` when the limit changes."""
+    """First tokens and times between tokens under one limit, in intervals.
+
+    `carry` when the limit was raised, `begin` when it changed otherwise.
+    """
 
     def __init__(self, min_samples: int) -> None:
         self.min_samples = min_samples
@@ -31,8 +38,21 @@ class Observations:
         self._next_latency: float | None = None
         self._dropped = 0
 
+    def carry(self, ratio: float) -> None:
+        """The limit was raised, to `ratio` of what it was: what was seen counts on, corrected and a little.
+
+        More streams have begun by the next interval, so it takes no time until they show; and forgetting all
+        would make each raise wait for evidence anew.
+        """
+        self.intervals = min(self.intervals, _CARRIED_INTERVALS)
+        self._latencies = min(self._latencies, _CARRIED_INTERVALS)
+        if self._latency is not None:
+            self._latency *= 1 + _LATENCY_PER_LIMIT * (ratio - 1)
+        kept = [load for _, load in self._samples][-_CARRIED_SAMPLES:]
+        self._samples = deque((self.intervals, load) for load in kept)
+
     def begin(self) -> None:
-        """The limit has changed: what was seen before says nothing of this one."""
+        """The limit was lowered or set: what was seen before says nothing of this one."""
         self._samples.clear()
         self._latency = None
         self._latencies = 0

@@ -157,6 +157,24 @@ def test_a_deadline_that_passes_in_the_queue_is_dropped_and_not_run() -> None:
     assert sum(subject.snapshot(0.6).in_flight.values()) == 0
 
 
+def test_who_waits_on_a_prediction_that_proves_far_too_good_hears_so_early() -> None:
+    subject = governor(initial_streams=1)
+    # Nothing is known yet, so everybody may wait; then a stream turns out to take 2 s, and 4 s are 2 x 2 s.
+    running = ticket(subject.ask(ask(), 0.0))
+    waiting = [ticket(subject.ask(ask(), 0.0)) for _ in range(5)]
+    impatient = ticket(subject.ask(ask(deadline_s=1.0), 0.0))
+    running.first_token(0.1)
+    subject.observe(0, 1, 0.1)
+    subject.observe(4, 1, 0.9)
+    given_up = subject.decide(1.0 - 1e-6) + subject.decide(1.0)
+    assert impatient in given_up
+    assert waiting[4] in given_up
+    assert waiting[0].state is waiting[1].state is TicketState.WAITING
+    for ticket_ in given_up:
+        assert ticket_.refusal is not None
+        assert ticket_.refusal.reason is Reason.WOULD_MISS_DEADLINE
+
+
 def test_a_request_larger_than_the_kv_budget_never_comes_in() -> None:
     subject = governor(gate={"max_kv_bytes": 1000})
     subject.set_kv_bytes_per_token(10.0)
