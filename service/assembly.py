@@ -18,7 +18,7 @@ from engine.worker_engine import WorkerEngine
 from flowcontrol.admission.ask import ServiceClass
 from flowcontrol.admission.fair_queue import QueueOptions
 from flowcontrol.admission.gate import GateOptions
-from flowcontrol.admission.governor import GovernorOptions
+from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.admission.tenants import TenantLimits, TenantOptions
 from flowcontrol.limits.contract import LimitOptions, StrategyName
 from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import grpc
 import structlog
 
-from flowcontrol.admission.governor import Governor, GovernorOptions
+from flowcontrol.admission.governor import Governor
+from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.limits.contract import LimitOptions
 from flowcontrol.reasons import Reason
 from penstock.v1 import limits_pb2 as pb

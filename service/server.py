@@ -11,7 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from engine.contract import Engine
-from flowcontrol.admission.governor import Governor, GovernorOptions
+from flowcontrol.admission.governor import Governor
+from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.registry import StreamRegistry
 from penstock.v1 import (
     generation_pb2,

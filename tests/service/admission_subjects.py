@@ -10,7 +10,8 @@ import grpc
 from flowcontrol.admission.ask import Ask, Refusal, ServiceClass
 from flowcontrol.admission.fair_queue import QueueOptions
 from flowcontrol.admission.gate import GateOptions
-from flowcontrol.admission.governor import Governor, GovernorOptions
+from flowcontrol.admission.governor import Governor
+from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.admission.tenants import TenantLimits, TenantOptions
 from flowcontrol.admission.ticket import Ticket
 from flowcontrol.limits.contract import LimitOptions, StrategyName

@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from engine.contract import Engine
-from flowcontrol.admission.governor import GovernorOptions
+from flowcontrol.admission.options import GovernorOptions
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.model_pb2_grpc import ModelServiceStub
 from penstock.v1.status_pb2 import GetStatusRequest, Status

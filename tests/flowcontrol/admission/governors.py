@@ -6,7 +6,8 @@ from typing import Any
 from flowcontrol.admission.ask import Ask, Outcome, ServiceClass
 from flowcontrol.admission.fair_queue import QueueOptions
 from flowcontrol.admission.gate import GateOptions
-from flowcontrol.admission.governor import Governor, GovernorOptions
+from flowcontrol.admission.governor import Governor
+from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.admission.tenants import TenantLimits, TenantOptions
 from flowcontrol.admission.ticket import Ticket
 from flowcontrol.limits.contract import LimitOptions, StrategyName

@@ -128,7 +128,9 @@ def test_one_tenant_never_fills_the_queue() -> None:
     while not queue.full_for(greedy, 100):
         queue.push(make_entry(greedy))
     assert greedy.queued == 50
-    assert queue.full_for(greedy, 100) == "50 requests of this tenant wait, as many as one may have of what is free"
+    assert queue.full_for(greedy, 100) == (
+        "50 requests of this tenant wait, as many as one may have of what is free"
+    )
     while not queue.full_for(other, 100):
         queue.push(make_entry(other))
     assert other.queued == 25
