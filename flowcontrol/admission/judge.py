@@ -20,6 +20,8 @@ _LEAST_RETRY_S = 0.05
 # Share of its budget up to which a request is let in: it is given up when all of it has passed, so who is let
 # in seldom hears no after waiting, though predictions err.
 _CAUTION = 0.7
+# Share of the limit that may wait in front of the engine's batch.
+_READY_SHARE = 0.125
 # Times the budget from which on waiting is given up before all of it has passed.
 _HOPELESS = 1.3
 
@@ -47,7 +49,7 @@ class HeldBack:
 
 
 class Judge:
-    """Reads the state of the governor's parts; changes nothing but the slots for coming again."""
+    """Reads the state of the governor's parts; changes only what it remembers of its own answers."""
 
     def __init__(
         self,
@@ -114,12 +116,17 @@ class Judge:
         return self._refusal(reason, text, held, max(0.0, predicted_s - budget_s), now_s)
 
     def hopeless(self, ticket: Ticket, wait_s: float, now_s: float) -> bool:
-        """Whether one who waits will be far too late. wait_s: until its start, as predicted now."""
+        """Whether one who waits will be far too late, now and the last time. wait_s: until its start, as
+        predicted now.
+        """
         allowed_s = self._gate.budget_s(ticket.service_class, ticket.ask.prompt_tokens)
         if ticket.ask.deadline_s is not None:
             allowed_s = min(allowed_s, ticket.ask.deadline_s - ticket.since_s)
         service_s = self._gate.service_s(ticket.ask.prompt_tokens)
-        return now_s - ticket.since_s + wait_s + service_s > _HOPELESS * allowed_s
+        late = now_s - ticket.since_s + wait_s + service_s > _HOPELESS * allowed_s
+        # Once may be a moment in which many streams have just begun.
+        twice, ticket.doubtful = late and ticket.doubtful, late
+        return twice
 
     def expired(self, entry: Entry, now_s: float) -> Refusal:
         """Why one who waited is not admitted any more."""
@@ -190,8 +197,13 @@ class Judge:
     def free(self) -> int:
         """Permits that may be given now; when negative, as many must come back before there is one.
 
-        None while the engine has no place for a stream that it was given: those who wait here wait in the
-        order of class and tenant, and those who wait there do not.
+        None while the engine has no places for the streams that it was given: those who wait here wait in
+        the order of class and tenant, and those who wait there do not. A few wait there all the same, so
+        that places which come free together are taken at once.
         """
-        free, without_place = self._limiter.limit - len(self._permits), self._permits.without_place
-        return min(free, 0) - without_place if without_place else free
+        limit, without_place = self._limiter.limit, self._permits.without_place
+        free = limit - len(self._permits)
+        if not without_place:
+            return free
+        ready = max(1, int(limit * _READY_SHARE))
+        return min(free, ready - without_place) if without_place < ready else min(free, 0) - without_place

@@ -37,6 +37,7 @@ class Ticket(Entry):
     __slots__ = (
         "_owner",
         "admitted_s",
+        "doubtful",
         "first_token_s",
         "prefill_tokens",
         "prompt_tokens",
@@ -71,6 +72,8 @@ class Ticket(Entry):
         """Why the waiting ended badly, in state REFUSED."""
         self.prompt_tokens = ask.prompt_tokens
         """Estimated until the prompt is known."""
+        self.doubtful = False
+        """Whether it was predicted to be far too late when that was last looked at."""
         self.admitted_s = 0.0
         self.first_token_s: float | None = None
         self.prefill_tokens = 0

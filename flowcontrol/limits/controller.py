@@ -106,8 +106,8 @@ class AdaptiveLimit:
         self._probe.interval()
         holds_back = self._seen.holds_back(self._limit)
         window = self._seen.close_interval(self._limit)
-        if window.ttft_load is not None:
-            self._ttft_load = window.ttft_load
+        if self._seen.ttft_load is not None:
+            self._ttft_load = self._seen.ttft_load
         if window.latency_load is not None:
             self._latency_load = window.latency_load
         limit, self._reason = self._decide(window, holds_back)
@@ -129,6 +129,7 @@ class AdaptiveLimit:
         self._due_s = now_s + options.interval_s
         # The targets that loads refer to may be new as well.
         self._seen.begin()
+        self._probe = Probe()
 
     def _decide(self, window: Window, holds_back: bool) -> tuple[float, LimitReason]:
         """The new limit, within all guards and bounds, and why. holds_back: another one would be felt."""
@@ -140,8 +141,8 @@ class AdaptiveLimit:
         if load is None or (window.ttft_load is None and load <= 1):
             return limit, LimitReason.NO_SAMPLES
         # The shorter the look at this limit, the further from the target load must be to say anything.
-        doubt = max(NOISE / sqrt(self._seen.intervals), LEAST_NOISE)
-        if holds_back and load <= LOWER_ABOVE + doubt:
+        doubt = max(NOISE / sqrt(self._seen.looks), LEAST_NOISE)
+        if holds_back and load <= LOWER_ABOVE:
             self._good = limit
         if RAISE_BELOW - doubt < load < LOWER_ABOVE + doubt:
             return limit, LimitReason.HELD
@@ -153,10 +154,11 @@ class AdaptiveLimit:
             if not holds_back:
                 return limit, LimitReason.NO_DEMAND
             most = self._probe.most(limit)
-            if int(min(wanted, most)) == self.limit:
+            if most < self.limit + 1:
                 return limit, LimitReason.HELD
             raised = self._bounded(min(wanted, most), LimitReason.RAISED)
-            self._probe.raised(raised[0])
+            if raised[0] > limit:
+                self._probe.raised(raised[0])
             return raised
         if load > 1:
             # A limit of which half is free is not what makes it slow.

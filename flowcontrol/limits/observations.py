@@ -36,6 +36,11 @@ class Observations:
         self._most_in_flight = 0
         self._waited = False
         self._next_latency: float | None = None
+        self.looks = 0
+        """Of these, those that said anything; forgotten with it after MEMORY that did not."""
+        self._silent = 0
+        self.ttft_load: float | None = None
+        """Percentile at the end of the last interval as measured, without what drops say."""
         self._dropped = 0
 
     def carry(self, ratio: float) -> None:
@@ -45,6 +50,8 @@ class Observations:
         would make each raise wait for evidence anew.
         """
         self.intervals = min(self.intervals, _CARRIED_INTERVALS)
+        self.looks = min(self.looks, _CARRIED_INTERVALS)
+        self._silent = 0
         self._latencies = min(self._latencies, _CARRIED_INTERVALS)
         if self._latency is not None:
             self._latency *= 1 + _LATENCY_PER_LIMIT * (ratio - 1)
@@ -57,6 +64,8 @@ class Observations:
         self._latency = None
         self._latencies = 0
         self.intervals = 0
+        self.looks = 0
+        self._begin_interval()
 
     def sample(self, load: float) -> None:
         self._samples.append((self.intervals, load))
@@ -77,8 +86,10 @@ class Observations:
         # A lower limit ends no stream: while more are in flight than it allows, it has not acted yet, and
         # what goes wrong meanwhile is no reason to lower it again.
         acted = self._most_in_flight <= int(limit)
+        sampled = bool(self._samples) and self._samples[-1][0] == self.intervals
         self.intervals += 1
         self.last_latency = self._next_latency if acted else None
+        self._note(sampled or self.last_latency is not None or (acted and self._dropped > 0))
         self._add_latency(self.last_latency)
         while self._samples and self._samples[0][0] < self.intervals - MEMORY:
             self._samples.popleft()
@@ -94,6 +105,12 @@ class Observations:
         self._begin_interval()
         return window
 
+    def _note(self, said_anything: bool) -> None:
+        self._silent = 0 if said_anything else self._silent + 1
+        self.looks += said_anything
+        if self._silent >= MEMORY:
+            self.looks, self._latency, self._latencies = 0, None, 0
+
     def _add_latency(self, load: float | None) -> None:
         """A mean of all intervals at first, and one that forgets from MEMORY intervals on."""
         if load is not None:
@@ -108,12 +125,12 @@ class Observations:
         last_call = self.intervals >= MEMORY and self.holds_back(limit)
         loads = sorted(load for _, load in self._samples)
         if count >= self.min_samples or (count and last_call):
-            ttft_load: float | None = loads[-(-9 * count // 10) - 1]
+            self.ttft_load = loads[-(-9 * count // 10) - 1]
         else:
-            ttft_load = None
+            self.ttft_load = None
         if self._dropped and self._most_in_flight <= int(limit):
-            return max(ttft_load or 0.0, DROPPED_LOAD)
-        return ttft_load
+            return max(self.ttft_load or 0.0, DROPPED_LOAD)
+        return self.ttft_load
 
     def holds_back(self, limit: float) -> bool:
         """Whether another limit would have been felt in this interval."""

@@ -166,7 +166,7 @@ def test_who_waits_on_a_prediction_that_proves_far_too_good_hears_so_early() -> 
     running.first_token(0.1)
     subject.observe(0, 1, 0.1)
     subject.observe(4, 1, 0.9)
-    given_up = subject.decide(1.0 - 1e-6) + subject.decide(1.0)
+    given_up = subject.decide(1.0) + subject.decide(2.0)
     assert impatient in given_up
     assert waiting[4] in given_up
     assert waiting[0].state is waiting[1].state is TicketState.WAITING

@@ -1,0 +1,1 @@
+"""The limit on streams in flight: its strategies and the controller that guards them."""
