@@ -167,7 +167,8 @@ class FairQueue:
         All of higher effective classes. In its own class all that its tenant has waiting there, w tokens,
         which brings the tenant's virtual time from v to v' = v + w / weight; and of each other tenant what
         starts before its virtual time u gets to v': min(its tokens, (v' - u) x its weight), in parts of
-        requests. Reserved shares, ageing to come and newest first are left out.
+        requests. As more may come of the others, it is at least w by the tenant's share of what was served
+        lately. Reserved shares, ageing to come and newest first are left out.
         """
         self._age(now_s)
         band = self._bands[service_class]
@@ -180,7 +181,10 @@ class FairQueue:
             requests += share * len(flow.places)
             prompt_tokens += share * flow.prompt_tokens
             tokens += share * flow.tokens
-        return Ahead(round(requests), prompt_tokens, tokens - prompt_tokens)
+        # Those of others who come later overtake it, as they have done lately.
+        overtaken = own_tokens / self._share.share(tenant, now_s)
+        more = max(1.0, overtaken / tokens) if tokens else 1.0
+        return Ahead(round(more * requests), more * prompt_tokens, more * (tokens - prompt_tokens))
 
     def order(self, now_s: float, *, limit: int, in_flight: Mapping[ServiceClass, int]) -> list[Entry]:
         """In which the entries would be popped now if all were ready and each stayed in flight."""

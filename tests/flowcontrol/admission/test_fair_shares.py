@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from flowcontrol.admission.ask import ServiceClass
 from flowcontrol.admission.entry import Entry
 from flowcontrol.admission.fair_queue import FairQueue
@@ -190,3 +192,16 @@ def test_credit_is_for_what_was_served_lately() -> None:
     queue, hog, quiet = tenants_with_a_hog(credit_s=10)
     push(queue, *(make_entry(quiet, since_s=100) for _ in range(8)))
     assert {entry.tenant for entry in queue.order(100, limit=10, in_flight={})[:2]} == {hog, quiet}
+
+
+def test_a_tenant_that_others_overtake_has_more_ahead_than_what_waits_now() -> None:
+    queue, hog, quiet = make_queue(credit_s=10), make_tenant("hog"), make_tenant("quiet")
+    for second in range(8):  # The others got three quarters of what was served.
+        push(queue, make_entry(hog if second % 4 == 0 else quiet, since_s=second))
+        assert pop(queue, second) is not None
+    push(queue, make_entry(hog, since_s=8), make_entry(hog, since_s=8))
+    ahead = queue.ahead(hog, DEFAULT, 8)
+    assert 6 <= ahead.requests <= 10
+    assert ahead.prompt_tokens == ahead.output_tokens == pytest.approx(50 * ahead.requests, rel=0.1)
+    assert queue.ahead(quiet, DEFAULT, 8).requests <= 2
+    assert queue.ahead(make_tenant("new"), DEFAULT, 8).requests <= 2
