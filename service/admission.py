@@ -156,15 +156,17 @@ class Admission:
 
     async def keep_deciding(self) -> None:
         """Observe the engine and decide whenever it is due, until cancelled."""
-        told_s = self.clock()
+        told_s = observed_s = self.clock()
         while True:
             now_s = self.clock()
-            self._observe(now_s)
+            if now_s - observed_s >= _OBSERVE_S:
+                observed_s = now_s
+                self._observe(now_s)
             self.decide()
             if now_s - told_s >= _OUTLOOK_S and self._waiting:
                 told_s = now_s
                 self._tell_positions(now_s)
-            due_s = min(self.governor.next_deadline() - self.clock(), _OBSERVE_S)
+            due_s = min(self.governor.next_deadline(), observed_s + _OBSERVE_S) - self.clock()
             self._rearm.clear()
             try:
                 async with asyncio.timeout(max(due_s, 0.0)):

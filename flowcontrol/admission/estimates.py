@@ -76,24 +76,28 @@ class StepTime:
     def __init__(self) -> None:
         self.value_s: float | None = None
         self._steps = 0
+        # When the count was seen to change; None before that. It arrives with the engine's heartbeat, so
+        # only from one change to the next is it known how long the steps took.
         self._at_s: float | None = None
         self._window_s = 0.0
         self._window_steps = 0
 
     def observe(self, steps: int, decoding: bool, now_s: float) -> None:
         """steps: since the engine started. decoding: whether any stream is between its tokens now."""
-        if not decoding or self._at_s is None or steps < self._steps:
-            self._steps, self._at_s = steps, now_s if decoding else None
+        made, self._steps = steps - self._steps, steps
+        if not decoding or made < 0:
+            self._at_s = None
+        if not decoding or made <= 0:
             return
-        made, took_s = steps - self._steps, now_s - self._at_s
-        # Counters arrive with the engine's heartbeat: none since the last look says nothing yet.
-        if made and took_s > 0:
-            self._steps, self._at_s = steps, now_s
-            self._window_s += took_s
-            self._window_steps += made
-            weight = min(1.0, took_s / _STEP_MEMORY_S)
-            step_s = took_s / made
-            self.value_s = step_s if self.value_s is None else self.value_s + weight * (step_s - self.value_s)
+        before_s, self._at_s = self._at_s, now_s
+        if before_s is None or now_s <= before_s:
+            return
+        took_s = now_s - before_s
+        self._window_s += took_s
+        self._window_steps += made
+        weight = min(1.0, took_s / _STEP_MEMORY_S)
+        step_s = took_s / made
+        self.value_s = step_s if self.value_s is None else self.value_s + weight * (step_s - self.value_s)
 
     def take_window_s(self) -> float | None:
         """Mean since the last call; None when no step was seen."""

@@ -17,6 +17,8 @@ from flowcontrol.limits.controller import AdaptiveLimit
 from flowcontrol.reasons import Reason
 
 _LEAST_RETRY_S = 0.05
+# Between the returns of two refused callers while it is not known how many streams can start in a time.
+_FIRST_SLOT_S = 0.05
 # Share of its budget up to which a request is let in: it is given up when all of it has passed, so who is let
 # in seldom hears no after waiting, though predictions err.
 _CAUTION = 0.7
@@ -139,7 +141,7 @@ class Judge:
         else:
             why = "as long as a request may" if out_of_time else "the first token would come too late now"
         reason = held.reason(Reason.QUEUE_TIMEOUT if out_of_time else Reason.WOULD_MISS_DEADLINE)
-        return self._refusal(reason, f"waited for {waited_s:.2f} s; {why}", held, 0.0, now_s)
+        return self._refusal(reason, f"waited for {waited_s:.2f} s; {why}", held, self.drain_s(now_s), now_s)
 
     def outlook(self, order: Iterable[Entry], now_s: float) -> dict[Ticket, Outlook]:
         """When those who wait may start; order: as they would be popped."""
@@ -164,7 +166,7 @@ class Judge:
             wait_s, slot_s = held.wait_s, 0.0
         else:
             hold_s = self._gate.hold_s(self._gate.holds.output.value or 0.0)
-            slot_s = hold_s / max(1, self._limiter.limit)
+            slot_s = hold_s / max(1, self._limiter.limit) or _FIRST_SLOT_S
         after_s = self._retries.take(max(wait_s, _LEAST_RETRY_S), slot_s, self._chance(), now_s)
         return Refusal(reason, text, after_s, held.quota)
 

@@ -87,8 +87,9 @@ def taught(governor: Governor, *, first_token_s: float, step_s: float, output_to
     stream = ticket(governor.ask(ask(max_tokens=output_tokens), 0.0))
     stream.first_token(first_token_s)
     governor.observe(0, 1, first_token_s)
+    governor.observe(1, 1, first_token_s)
     ends_s = first_token_s + output_tokens * step_s
-    governor.observe(output_tokens, 1, ends_s)
+    governor.observe(output_tokens + 1, 1, ends_s)
     stream.end(Outcome.SUCCESS, output_tokens, ends_s)
     governor.decide(ends_s)
     return ends_s

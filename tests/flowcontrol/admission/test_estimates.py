@@ -56,25 +56,34 @@ def test_a_base_is_never_negative() -> None:
     assert model.slope >= 0.0
 
 
-def test_step_time_counts_only_while_streams_decode() -> None:
+def test_step_time_is_measured_between_changes_of_the_count() -> None:
     steps = StepTime()
+    steps.observe(100, False, -1.0)
     steps.observe(100, True, 0.0)
-    steps.observe(100, True, 0.1)  # No heartbeat in between: says nothing.
-    steps.observe(110, True, 0.5)
-    assert steps.value_s == pytest.approx(0.05)
-    steps.observe(110, False, 1.0)
-    steps.observe(110, True, 60.0)  # A minute of idleness is no step of a minute.
-    steps.observe(120, True, 60.5)
+    steps.observe(140, True, 0.4)  # When these steps began is not known.
+    assert steps.value_s is None
+    steps.observe(140, True, 0.5)  # No heartbeat in between: says nothing.
+    steps.observe(150, True, 0.9)
     assert steps.value_s == pytest.approx(0.05)
     assert steps.take_window_s() == pytest.approx(0.05)
     assert steps.take_window_s() is None
 
 
+def test_step_time_counts_only_while_streams_decode() -> None:
+    steps = StepTime()
+    for count, now_s in ((0, 0.0), (10, 0.5), (20, 1.0)):
+        steps.observe(count, True, now_s)
+    steps.observe(25, False, 1.2)
+    steps.observe(30, True, 60.0)  # A minute of idleness is no step of a minute.
+    steps.observe(40, True, 60.5)
+    assert steps.value_s == pytest.approx(0.05)
+
+
 def test_step_time_begins_anew_with_a_restarted_engine() -> None:
     steps = StepTime()
     steps.observe(1000, True, 0.0)
-    steps.observe(5, True, 1.0)
-    steps.observe(15, True, 2.0)
+    for count, now_s in ((5, 1.0), (15, 2.0), (25, 2.0), (35, 3.0)):
+        steps.observe(count, True, now_s)
     assert steps.value_s == pytest.approx(0.1)
 
 
@@ -148,8 +157,9 @@ def test_latency_has_no_load_without_a_target_or_steps() -> None:
     gate = Gate(OPTIONS.gate)
     assert gate.latency_load() is None
     gate.steps.observe(0, True, 0.0)
-    gate.steps.observe(10, True, 1.5)
+    gate.steps.observe(1, True, 0.0)
+    gate.steps.observe(11, True, 1.5)
     assert gate.latency_load() == pytest.approx(1.5 / 0.9)
     gate.options = replace(OPTIONS.gate, target_latency_s=0.0)
-    gate.steps.observe(20, True, 3.0)
+    gate.steps.observe(21, True, 3.0)
     assert gate.latency_load() is None

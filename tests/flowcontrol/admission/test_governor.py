@@ -165,7 +165,8 @@ def test_who_waits_on_a_prediction_that_proves_far_too_good_hears_so_early() -> 
     impatient = ticket(subject.ask(ask(deadline_s=1.0), 0.0))
     running.first_token(0.1)
     subject.observe(0, 1, 0.1)
-    subject.observe(4, 1, 0.9)
+    subject.observe(1, 1, 0.1)
+    subject.observe(5, 1, 0.9)
     given_up = subject.decide(1.0) + subject.decide(2.0)
     assert impatient in given_up
     assert waiting[4] in given_up
