@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks import (
+    admission,
+    admission_callers,
     buffers,
     coalescing,
     messages,
@@ -46,6 +48,8 @@ _OTHERS: dict[str, tuple[_Run, Callable[[Result, Path], None]]] = {
     "pooling": (pooling.run, pooling.plot),
     "coalescing": (coalescing.run, coalescing.plot),
     "per-message": (per_message.run, per_message.plot),
+    "admission": (admission.run, admission.plot),
+    "callers": (admission_callers.run, admission_callers.plot),
     "peers": (stall.run_peers, stall.plot),
 }
 # Peers need what `make bench-peers` builds.
@@ -55,7 +59,7 @@ _ALL = tuple(name for name in (*_COMPARISONS, *_OTHERS) if name != "peers")
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
     parser.add_argument("--quick", action="store_true", help="fewer cases and shorter runs")
-    parser.add_argument("--only", choices=(*_COMPARISONS, *_OTHERS), help="one of the benchmarks")
+    parser.add_argument("--only", choices=(*_COMPARISONS, *_OTHERS), nargs="+", help="some of the benchmarks")
     parser.add_argument("--json", type=Path, metavar="DIRECTORY", help="where to write the results")
     parser.add_argument(
         "--repetitions", type=int, metavar="N", help="engine, messages: runs of each side (5, quick 3)"
@@ -77,7 +81,7 @@ def main() -> None:
     limit_s = _CASE_LIMIT_S["quick" if quick else "full"]
     # A quick run does not replace the results of a full one, unless it is told where to write.
     directory: Path | None = arguments.json or (None if quick else _RESULTS)
-    for name in (arguments.only,) if arguments.only else _ALL:
+    for name in arguments.only or _ALL:
         if name in _COMPARISONS:
             compare, title, reference, subject = _COMPARISONS[name]
             cases = compare(quick=quick, repetitions=repetitions, limit_s=limit_s)

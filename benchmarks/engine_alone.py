@@ -75,7 +75,7 @@ def main() -> None:
         prefill_batch_size=options.prefill_batch_rows,
         prefill_step_size=options.prefill_step_tokens,
     )
-    warm_up(make_generator, loaded.info.vocab_size)
+    warm_up(make_generator, loaded.info.vocab_size, max_batch_rows=options.max_batch_rows)
 
     def work(job: Job) -> Outcome:
         prompts = [list(loaded.tokenizer.encode(prompt)) for prompt in job.prompts]

@@ -93,6 +93,8 @@ class EngineSnapshot:
     restarts: int
     cpu_blas: str
     """Path of the BLAS library loaded before MLX; empty when MLX's own product is in use."""
+    full_batch_step_s: float
+    """One decode step with the batch full, as warm-up measured it; 0 when it is not known."""
 
 
 class Engine(Protocol):

@@ -158,7 +158,7 @@ class ScriptedEngine:
             parked_kv_bytes=0,
             evictions=0,
         )
-        return EngineSnapshot(self._state, self._model, counters, 0, self._restarts, "")
+        return EngineSnapshot(self._state, self._model, counters, 0, self._restarts, "", 0.0)
 
     def fail(self, stream: int, reason: Reason, message: str) -> None:
         """End one stream with an error, as a model that raises would."""

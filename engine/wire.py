@@ -69,6 +69,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=10):
 
     model: ModelInfo
     cpu_blas: str
+    full_batch_step_s: float
 
 
 class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag=11):

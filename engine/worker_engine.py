@@ -73,6 +73,7 @@ class WorkerEngine:
         self._state = EngineState.STARTING
         self._model: ModelInfo | None = None
         self._cpu_blas = ""
+        self._full_batch_step_s = 0.0
         self._counters = _NO_COUNTERS
         self._restarts = 0
         self._last_sign_s = 0.0
@@ -146,6 +147,7 @@ class WorkerEngine:
             pid=self._worker.pid if self._worker is not None else 0,
             restarts=self._restarts,
             cpu_blas=self._cpu_blas,
+            full_batch_step_s=self._full_batch_step_s,
         )
 
     def _current_state(self) -> EngineState:
@@ -228,6 +230,7 @@ class WorkerEngine:
         if not isinstance(first, Ready):
             return "the worker process ended while it loaded the model"
         self._model, self._cpu_blas = first.model, first.cpu_blas
+        self._full_batch_step_s = first.full_batch_step_s
         self._last_sign_s = self._clock()
         self._state = EngineState.READY
         _log.info(

@@ -177,7 +177,10 @@ class Admission:
     def _observe(self, now_s: float) -> None:
         snapshot = self._engine.snapshot()
         if snapshot.state is EngineState.READY and snapshot.model is not None:
-            self.governor.set_kv_bytes_per_token(snapshot.model.kv_bytes_per_token)
+            self.governor.describe_model(
+                kv_bytes_per_token=snapshot.model.kv_bytes_per_token,
+                full_batch_step_s=snapshot.full_batch_step_s,
+            )
             counters = snapshot.counters
             self.governor.observe(counters.decode_steps, counters.running_rows, now_s)
 

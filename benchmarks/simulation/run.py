@@ -104,7 +104,7 @@ class Run:
         self._without_place: set[Row] = set()
         self._callers = [Random(f"{seed} {n}") for n in range(scenario.callers)]
         if scenario.kv_told:
-            governor.set_kv_bytes_per_token(1)
+            governor.describe_model(kv_bytes_per_token=1, full_batch_step_s=0)
         self._schedule(seed, limits)
 
     def run(self) -> Record:

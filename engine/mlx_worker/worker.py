@@ -127,7 +127,7 @@ class Worker:
                 prefill_batch_size=options.prefill_batch_rows,
                 prefill_step_size=options.prefill_step_tokens,
             )
-            warm_up(make_generator, loaded.info.vocab_size)
+            step_s = warm_up(make_generator, loaded.info.vocab_size, max_batch_rows=options.max_batch_rows)
         except Exception as error:  # mlx-lm, the hub client and a model's own code raise what they like.
             reason = " ".join(str(error).split()) or type(error).__name__
             self._send([StartFailed(f"cannot load the model {options.model}: {reason}")])
@@ -141,5 +141,5 @@ class Worker:
         )
         intake = Intake(loaded, loop.hand_over, self._send, default_max_tokens=options.default_max_tokens)
         self._parts.set_result((loop, intake))
-        self._send([Ready(loaded.info, self._cpu_blas)])
+        self._send([Ready(loaded.info, self._cpu_blas, step_s)])
         return loop

@@ -82,6 +82,11 @@ class StepTime:
         self._window_s = 0.0
         self._window_steps = 0
 
+    def assume(self, step_s: float) -> None:
+        """What to go by until the first steps are seen; 0 for nothing."""
+        if self.value_s is None and step_s > 0:
+            self.value_s = step_s
+
     def observe(self, steps: int, decoding: bool, now_s: float) -> None:
         """steps: since the engine started. decoding: whether any stream is between its tokens now."""
         made, self._steps = steps - self._steps, steps

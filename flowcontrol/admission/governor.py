@@ -116,9 +116,12 @@ class Governor:
         order = self._queue.order(now_s, limit=self._limiter.limit, in_flight=self._permits.by_class)
         return self._judge.outlook(order, now_s)
 
-    def set_kv_bytes_per_token(self, kv_bytes: float) -> None:
-        """What one token of a stream keeps in the model's KV cache; 0 when it is not known."""
-        self._gate.kv_bytes_per_token = kv_bytes
+    def describe_model(self, *, kv_bytes_per_token: float, full_batch_step_s: float) -> None:
+        """What one token of a stream keeps in the KV cache; how long a decode step with a full batch takes,
+        which is gone by until steps of streams are seen. 0 for what is not known.
+        """
+        self._gate.kv_bytes_per_token = kv_bytes_per_token
+        self._gate.steps.assume(full_batch_step_s)
 
     def drain(self) -> None:
         """Refuse who asks from now on. Who waits goes on."""

@@ -39,7 +39,7 @@ MESSAGES: list[wire.Message] = [
     Finished(1, FinishReason.STOP, "he", "stop", None, 3, 4, 0.5, 0.25, 1.5),
     Finished(1, FinishReason.LENGTH, "", "", 2, 3, 4, 0.0, 0.0, 0.0),
     Failed(9, Reason.INVALID_REQUEST, "sampling.top_k: too large", "sampling.top_k"),
-    wire.Ready(ModelInfo("n", "s", "llama", 10**12, 1024, 2048, True, "0a1b", 4096.0), "/lib/blas.so"),
+    wire.Ready(ModelInfo("n", "s", "llama", 10**12, 1024, 2048, True, "0a1b", 4096.0), "/lib/blas.so", 0.02),
     wire.StartFailed("no such model"),
     wire.Heartbeat(EngineCounters(1, 2, 3, 2**40, 5, 6, 7, 8, 9, 10)),
     wire.Counted(1, 5, None, "", ""),

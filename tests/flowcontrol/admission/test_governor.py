@@ -39,7 +39,7 @@ def test_a_permit_ends_once() -> None:
 
 def test_what_is_told_of_a_stream_that_has_ended_changes_nothing() -> None:
     subject = governor(initial_streams=1, gate={"max_kv_bytes": 1000})
-    subject.set_kv_bytes_per_token(1.0)
+    subject.describe_model(kv_bytes_per_token=1.0, full_batch_step_s=0.0)
     stream = ticket(subject.ask(ask(), 0.0))
     stream.end(Outcome.IGNORED, 0, 1.0)
     stream.prompt_known(500)
@@ -176,15 +176,26 @@ def test_who_waits_on_a_prediction_that_proves_far_too_good_hears_so_early() -> 
         assert ticket_.refusal.reason is Reason.WOULD_MISS_DEADLINE
 
 
+def test_the_first_burst_is_judged_by_what_the_engine_measured_itself() -> None:
+    subject = governor(initial_streams=2)
+    subject.describe_model(kv_bytes_per_token=0.0, full_batch_step_s=0.1)
+    interactive = ask(service_class=ServiceClass.INTERACTIVE)  # 10 tokens: 1 s each, two at a time.
+    for _ in range(2):
+        assert ticket(subject.ask(interactive, 0.0)).state is TicketState.ADMITTED
+    assert refusal(subject.ask(interactive, 0.0)).reason is Reason.WOULD_MISS_DEADLINE
+    subject.describe_model(kv_bytes_per_token=0.0, full_batch_step_s=9.0)
+    assert subject.snapshot(0.0).estimates.step_s == 0.1  # It is said at the start, and only then.
+
+
 def test_a_request_larger_than_the_kv_budget_never_comes_in() -> None:
     subject = governor(gate={"max_kv_bytes": 1000})
-    subject.set_kv_bytes_per_token(10.0)
+    subject.describe_model(kv_bytes_per_token=10.0, full_batch_step_s=0.0)
     assert refusal(subject.ask(ask(prompt_tokens=95, max_tokens=10), 0.0)).reason is Reason.KV_EXHAUSTED
 
 
 def test_a_request_waits_for_kv_that_others_hold() -> None:
     subject = governor(initial_streams=4, gate={"max_kv_bytes": 1000})
-    subject.set_kv_bytes_per_token(10.0)
+    subject.describe_model(kv_bytes_per_token=10.0, full_batch_step_s=0.0)
     first = ticket(subject.ask(ask(prompt_tokens=60, max_tokens=10), 0.0))
     second = ticket(subject.ask(ask(prompt_tokens=30, max_tokens=10), 0.0))
     assert second.state is TicketState.WAITING
@@ -195,7 +206,7 @@ def test_a_request_waits_for_kv_that_others_hold() -> None:
 
 def test_who_would_wait_too_long_for_kv_hears_that_reason() -> None:
     subject = governor(initial_streams=1, gate={"max_kv_bytes": 300})
-    subject.set_kv_bytes_per_token(10.0)
+    subject.describe_model(kv_bytes_per_token=10.0, full_batch_step_s=0.0)
     now_s = taught(subject, first_token_s=0.1, step_s=0.2)
     interactive = ask(service_class=ServiceClass.INTERACTIVE)
     ticket(subject.ask(interactive, now_s))
