@@ -199,6 +199,7 @@ async def _read_rest(stream: Stream, context: Context) -> None:
                 case "prompt_part":
                     part = message.prompt_part
                     stream.take_prompt_part(part.text, last=part.last)
+                    await stream.room_for_parts()
                 case None:
                     text = "a message must hold one of prompt_part, ack, cancel"
                     raise ServiceError(Reason.PROTOCOL_VIOLATION, text)

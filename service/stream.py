@@ -189,11 +189,18 @@ class Stream:
     def take_prompt_part(self, text: str, *, last: bool) -> None:
         """Raises ServiceError for a piece that may not come, or is too long."""
         self.parts.take(text, last=last)
-        if last:
+        self._row.add_prompt_part(text, last=last)
+        if last or not self._row.wants_parts:
             self._clear_timer(Timer.IDLE)
         else:
             self._set_timer(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
-        self._row.add_prompt_part(text, last=last)
+
+    async def room_for_parts(self) -> None:
+        """Wait until another piece of the prompt may come. Its caller is not held to the idle time meanwhile."""
+        if not self._row.wants_parts:
+            await self._row.room_for_parts()
+            if self.parts.missing and not self.ended:
+                self._set_timer(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
 
     def take_ack(self, seq: int) -> None:
         """Raises ServiceError when seq was not sent."""

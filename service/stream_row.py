@@ -1,8 +1,13 @@
 """One stream's row in the engine, from the wait for its permit to its end."""
 
+import asyncio
+
 from engine.contract import Engine, EngineError, EventSink
 from engine.requests import GenerationRequest
 from service.errors import ServiceError
+
+# Of a prompt that comes in pieces, while the stream waits for its permit. The rest stays with the caller.
+_MOST_KEPT_CHARACTERS = 256 * 1024
 
 
 class StreamRow:
@@ -17,15 +22,14 @@ class StreamRow:
         self._row: int | None = None
         # Pieces of the prompt that came before there was a row.
         self._parts: list[tuple[str, bool]] = []
-
-    @property
-    def live(self) -> bool:
-        """Whether the engine has it and may give more tokens."""
-        return self._row is not None
+        self._kept_characters = 0
+        self._wants_parts = asyncio.Event()
+        self._wants_parts.set()
 
     def submit(self) -> None:
         """Hand it to the engine. Raises ServiceError."""
         self.submitted = True
+        self._wants_parts.set()
         try:
             self._row = self._engine.submit(self._request, self._sink)
         except EngineError as error:
@@ -39,6 +43,18 @@ class StreamRow:
             self._engine.add_prompt_part(self._row, text, last=last)
         elif not self.submitted:
             self._parts.append((text, last))
+            self._kept_characters += len(text)
+            if self._kept_characters >= _MOST_KEPT_CHARACTERS:
+                self._wants_parts.clear()
+
+    @property
+    def wants_parts(self) -> bool:
+        """Whether there is room for another piece of the prompt."""
+        return self._wants_parts.is_set()
+
+    async def room_for_parts(self) -> None:
+        """Wait until there is: who waits for a permit may not fill the memory with its prompt."""
+        await self._wants_parts.wait()
 
     def pause(self) -> None:
         if self._row is not None:
@@ -58,5 +74,6 @@ class StreamRow:
         """Give the row back; nothing if it is gone."""
         row, self._row = self._row, None
         self._parts.clear()
+        self._wants_parts.set()
         if row is not None:
             self._engine.cancel(row)

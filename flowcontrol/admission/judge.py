@@ -19,9 +19,10 @@ from flowcontrol.reasons import Reason
 _LEAST_RETRY_S = 0.05
 # Between the returns of two refused callers while it is not known how many streams can start in a time.
 _FIRST_SLOT_S = 0.05
-# Share of its budget up to which a request is let in: it is given up when all of it has passed, so who is let
-# in seldom hears no after waiting, though predictions err.
+# Shares of its budget up to which a request is let in, and after which it is given up. Predictions err: what
+# lies between them lets those who were let in seldom hear no later; the rest is for a first token that is slow.
 _CAUTION = 0.7
+_PATIENCE = 0.9
 # Share of the limit that may wait in front of the engine's batch.
 _READY_SHARE = 0.125
 # Times the budget from which on waiting is given up before all of it has passed.
@@ -90,7 +91,7 @@ class Judge:
         service_s = gate.service_s(under_way + ask.prompt_tokens)
         budget_s = gate.budget_s(service_class, ask.prompt_tokens)
         left_s = math.inf if ask.deadline_s is None else ask.deadline_s - now_s
-        may_wait_s = max(0.0, min(budget_s, left_s) - service_s)
+        may_wait_s = max(0.0, min(_PATIENCE * budget_s, left_s) - service_s)
         expires_s = now_s + min(self.options.queue.ttl_s, may_wait_s)
         return self._too_late(held, service_s, budget_s, left_s, now_s), expires_s
 

@@ -204,3 +204,23 @@ async def test_models_are_listed_and_shown() -> None:
         found = refusal(caught.value)
         assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
         assert list(found.violations) == ["name"]
+
+
+async def test_a_long_prompt_waits_with_its_caller_who_is_not_called_idle() -> None:
+    piece = ("w" * 1000 + " ") * 10
+    async with (
+        serving(running(), governor=ONE_STREAM, stream={"idle_timeout_s": 0.3}) as local,
+        GenerateCall(local.stubs.generation) as first,
+        GenerateCall(local.stubs.generation) as second,
+    ):
+        await first.start(endless(400))
+        await first.half_close()
+        await second.start(endless(3, prompt_parts={}))
+        for number in range(1, 41):  # More than is kept of a stream that waits.
+            await second.send(prompt_part={"text": piece, "last": number == 40})
+        await first.rest()
+        await second.half_close()
+        answer = await second.rest()
+        assert answer.text == counted(3)
+        assert answer.end.usage.prompt_tokens == 400
+        assert answer.end.timing.admission_ms > 300
