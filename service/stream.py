@@ -196,7 +196,7 @@ class Stream:
             self._set_timer(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
 
     async def room_for_parts(self) -> None:
-        """Wait until another piece of the prompt may come. Its caller is not held to the idle time meanwhile."""
+        """Wait until another piece of the prompt may come; meanwhile the caller is not called idle."""
         if not self._row.wants_parts:
             await self._row.room_for_parts()
             if self.parts.missing and not self.ended:

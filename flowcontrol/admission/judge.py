@@ -19,8 +19,8 @@ from flowcontrol.reasons import Reason
 _LEAST_RETRY_S = 0.05
 # Between the returns of two refused callers while it is not known how many streams can start in a time.
 _FIRST_SLOT_S = 0.05
-# Shares of its budget up to which a request is let in, and after which it is given up. Predictions err: what
-# lies between them lets those who were let in seldom hear no later; the rest is for a first token that is slow.
+# Shares of its budget up to which a request is let in, and after which it is given up. Predictions err: for
+# what lies between them those who were let in seldom hear no later; the rest is for a slow first token.
 _CAUTION = 0.7
 _PATIENCE = 0.9
 # Share of the limit that may wait in front of the engine's batch.
