@@ -21,6 +21,7 @@ _log = structlog.get_logger("penstock.admission")
 
 # How often the engine's counters are read, and how often those who wait are told their position.
 _OBSERVE_S = 0.25
+_LEAST_PAUSE_S = 0.002
 _OUTLOOK_S = 1.0
 
 _CLASSES: dict[int, ServiceClass] = {
@@ -141,7 +142,7 @@ class Admission:
 
     def decide(self) -> None:
         """Let the governor decide, and tell those whose waiting is over."""
-        if self._engine.snapshot().state is not EngineState.READY:
+        if not self._ready:
             return  # Who waits goes on waiting: a permit would be of no use.
         for ticket in self.governor.decide(self.clock()):
             seat = self._waiting.pop(ticket, None)
@@ -166,13 +167,23 @@ class Admission:
             if now_s - told_s >= _OUTLOOK_S and self._waiting:
                 told_s = now_s
                 self._tell_positions(now_s)
-            due_s = min(self.governor.next_deadline(), observed_s + _OBSERVE_S) - self.clock()
             self._rearm.clear()
             try:
-                async with asyncio.timeout(max(due_s, 0.0)):
+                async with asyncio.timeout(self._pause_s(observed_s)):
                     await self._rearm.wait()
             except TimeoutError:
                 pass
+
+    def _pause_s(self, observed_s: float) -> float:
+        """Until there is something to do."""
+        due_s = observed_s + _OBSERVE_S
+        if self._ready:  # Else what is due to the governor stays due.
+            due_s = min(due_s, self.governor.next_deadline())
+        return max(due_s - self.clock(), _LEAST_PAUSE_S)
+
+    @property
+    def _ready(self) -> bool:
+        return self._engine.snapshot().state is EngineState.READY
 
     def _observe(self, now_s: float) -> None:
         snapshot = self._engine.snapshot()
