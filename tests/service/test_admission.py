@@ -31,7 +31,7 @@ class WatchedEngine(ScriptedEngine):
 
 
 async def looks_in_a_while(engine: WatchedEngine) -> int:
-    """How often admission looks at the engine in a thousand turns of the loop, long after something was due."""
+    """How often admission looks at the engine in a thousand turns of the loop, after something was due."""
     governor = Governor(governor_options(), now_s=0.0, chance=lambda: 0.5)
     admission = Admission(governor, engine, ADMISSION, lambda: 100.0)
     deciding = asyncio.create_task(admission.keep_deciding())
