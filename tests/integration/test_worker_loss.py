@@ -97,8 +97,8 @@ async def test_a_killed_worker_is_replaced(stubs: Stubs) -> None:
     assert after.worker.restarts == before.worker.restarts + 1
     assert after.worker.pid not in (0, before.worker.pid)
     assert after.worker.decode_steps == 0
-    # The three, and the one that came while the model was loading.
-    assert after.streams.ended.failed == before.streams.ended.failed + 4
+    # The three; the one that came while the model was loading was not admitted.
+    assert after.streams.ended.failed == before.streams.ended.failed + 3
     assert (await generate(stubs.generation, endless(10))).text.strip()
 
 
@@ -146,6 +146,7 @@ async def test_check_and_list_per_service(stubs: Stubs) -> None:
     assert set(listed.statuses) == {
         "",
         GENERATION,
+        "penstock.v1.LimitsService",
         "penstock.v1.ModelService",
         "penstock.v1.StatusService",
     }
