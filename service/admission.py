@@ -6,6 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from engine.contract import Engine, EngineError, EngineState
+from engine.requests import GenerationRequest
 from flowcontrol.admission.ask import Ask, Outcome, Refusal, ServiceClass
 from flowcontrol.admission.governor import Governor
 from flowcontrol.admission.tenants import TenantOptions
@@ -35,16 +36,17 @@ _CLASSES: dict[int, ServiceClass] = {
 class Seat:
     """A stream's ticket. Made by Admission.ask; `end` must be called once, whatever happens."""
 
-    def __init__(self, admission: "Admission", ticket: Ticket, prompt_bytes: int) -> None:
+    def __init__(self, admission: "Admission", ticket: Ticket, request: GenerationRequest) -> None:
         self.position = 0
-        """Streams that start before this one, itself included; 0 while unknown or when it does not wait."""
+        """Its place in line, 1 is next; 0 while unknown or when it does not wait."""
         self.wait_s = 0.0
         """Until it may start, as things stand; 0 while unknown."""
         self.changed: Callable[[], None] = lambda: None
         """Called when the waiting is over, and when the position has changed."""
         self._admission = admission
         self._ticket = ticket
-        self._prompt_bytes = prompt_bytes
+        self._prompt_bytes = text_bytes(request)
+        self._resumed_tokens = len(request.resume_ids)
 
     @property
     def waiting(self) -> bool:
@@ -68,9 +70,9 @@ class Seat:
         return self._ticket.service_class
 
     def prompt_known(self, tokens: int) -> None:
-        """The engine has tokenised the prompt, or more of it."""
+        """The engine has tokenised the prompt, or more of it. tokens: those of a resumed stream included."""
         self._ticket.prompt_known(tokens)
-        self._admission.sizes.learn(self._prompt_bytes, tokens)
+        self._admission.sizes.learn(self._prompt_bytes, tokens - self._resumed_tokens)
         self._prompt_bytes = 0
 
     def place_known(self, has_place: bool) -> None:
@@ -123,7 +125,7 @@ class Admission:
         )
         if isinstance(given, Refusal):
             raise refused(given)
-        seat = Seat(self, given, text_bytes(request))
+        seat = Seat(self, given, request)
         if seat.waiting:
             self._waiting[given] = seat
             self._rearm.set()
@@ -135,7 +137,8 @@ class Admission:
             return
         self._waiting.pop(ticket, None)
         now_s, deadline_s = self.clock(), ticket.ask.deadline_s
-        if outcome is Outcome.IGNORED and deadline_s is not None and now_s >= deadline_s:
+        out_of_time = deadline_s is not None and now_s >= deadline_s
+        if outcome is Outcome.IGNORED and out_of_time and ticket.first_token_s is None:
             outcome = Outcome.DROPPED
         ticket.end(outcome, output_tokens, now_s)
         self.decide()

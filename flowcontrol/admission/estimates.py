@@ -172,7 +172,10 @@ class RetrySlots:
         """
         at_s = max(now_s + wait_s, self._next_s)
         self._next_s = min(at_s + slot_s, now_s + self._max_s)
-        after_s = at_s - now_s
-        if after_s >= self._max_s:
+        return self.without_slot(at_s - now_s, chance)
+
+    def without_slot(self, wait_s: float, chance: float) -> float:
+        """The same for one whose wait has nothing to do with the server's throughput."""
+        if wait_s >= self._max_s:
             return self._max_s * (1 + chance) / 2
-        return min(self._max_s, after_s * (1 + 0.2 * chance))
+        return min(self._max_s, wait_s * (1 + 0.2 * chance))

@@ -164,12 +164,12 @@ class Judge:
     def _refusal(self, reason: Reason, text: str, held: HeldBack, wait_s: float, now_s: float) -> Refusal:
         """wait_s: until there may be room."""
         if held.quota is not None:  # Its own quota is free then, whoever else comes.
-            wait_s, slot_s = held.wait_s, 0.0
-        else:
-            hold_s = self._gate.hold_s(self._gate.holds.output.value or 0.0)
-            slot_s = hold_s / max(1, self._limiter.limit) or _FIRST_SLOT_S
+            own_s = max(held.wait_s, _LEAST_RETRY_S)
+            return Refusal(reason, text, self._retries.without_slot(own_s, self._chance()), held.quota)
+        hold_s = self._gate.hold_s(self._gate.holds.output.value or 0.0)
+        slot_s = hold_s / self._limiter.limit or _FIRST_SLOT_S
         after_s = self._retries.take(max(wait_s, _LEAST_RETRY_S), slot_s, self._chance(), now_s)
-        return Refusal(reason, text, after_s, held.quota)
+        return Refusal(reason, text, after_s)
 
     def _ready_s(self, tenant: Tenant, tokens: int, now_s: float) -> float:
         """Until the tenant's quotas allow another stream."""

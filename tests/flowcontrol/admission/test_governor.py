@@ -335,3 +335,15 @@ def test_the_snapshot_counts() -> None:
     assert (shown.admitted, shown.refused, shown.queued_tokens) == (1, {Reason.QUEUE_FULL: 1}, 40)
     assert {t.name: t.refused for t in shown.tenants} == {"a": 0, "b": 0, "c": 0, "d": 1}
     assert (shown.estimates.prefill_tokens_per_s, shown.estimates.drain_s) == (None, 0.0)
+
+
+def test_a_tenants_own_quota_delays_nobody_else() -> None:
+    slow = replace(FREE, requests_per_s=0.05)
+    subject = governor(initial_streams=1, tenants={"named": {"slow": slow}})
+    now_s = taught(subject, first_token_s=0.1, step_s=0.1, output_tokens=10)
+    interactive = ask(service_class=ServiceClass.INTERACTIVE)
+    ticket(subject.ask(ask("slow"), now_s))
+    own = refusal(subject.ask(ask("slow"), now_s))
+    assert own.reason is Reason.TENANT_LIMIT
+    assert own.retry_after_s == pytest.approx(20.0)
+    assert refusal(subject.ask(interactive, now_s)).retry_after_s < 2.0
