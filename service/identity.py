@@ -5,9 +5,9 @@ from typing import Any
 import grpc
 
 from flowcontrol.reasons import Reason
+from penstock.tenant import TENANT_KEY
 from service.errors import ServiceError, Violation
 
-TENANT_KEY = "x-tenant-id"
 MAX_TENANT_CHARACTERS = 128
 
 

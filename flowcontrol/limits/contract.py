@@ -34,7 +34,7 @@ class LimitReason(StrEnum):
     NO_SAMPLES = "NO_SAMPLES"
     """Too few first tokens to say anything; an empty window is not 0 ms."""
     NO_DEMAND = "NO_DEMAND"
-    """Growth would change nothing: less than half of the limit is in use, or nobody waits."""
+    """Another limit would change nothing: less than half of it is in use, or nobody waits."""
     AT_BOUND = "AT_BOUND"
     """The wanted limit is beyond min_streams or max_streams."""
     SET = "SET"
@@ -61,7 +61,7 @@ class LimitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was seen since the last adjustment.
+    """What is to be said of the limit in force. in_flight, waited, dropped: of the last interval.
 
     limit: in force, a fraction of a stream not rounded. in_flight: most streams in flight at a time.
     waited: whether a request waited because of the limit. ttft_load: 90th percentile over streams of
@@ -91,9 +91,9 @@ class Window:
 class LimitStrategy(Protocol):
     """Says what the limit should be. Guards and bounds are the controller's, not its own.
 
-    Higher load never gives a higher limit, all else being equal. Called only with a window that has a
-    load, once per adjustment, with the limit that is really in force: a strategy that wanted another one
-    learns from window.limit what it got.
+    Higher load never gives a higher limit, all else being equal. Called at most once per adjustment, with
+    a window that has a load far enough from its target, and with the limit that is really in force: a
+    strategy that wanted another one learns from window.limit what it got.
     """
 
     def propose(self, window: Window) -> float:

@@ -3,15 +3,15 @@
 from flowcontrol.limits.contract import Window
 
 KP = 0.25
-"""Per unit of change in error: as KI, so that a jump of load counts double in its first interval."""
+"""Per unit of change in error: a jump of load counts more in the interval in which it comes."""
 KI = 0.4
-"""Per unit of error and interval: half the load of the target opens the limit by a tenth per interval."""
+"""Per unit of error and interval: half the load of the target opens the limit by nearly a fifth."""
 KD = 0.1
 """Per unit of change in the trend of the error; small, because windows are small and noisy."""
 FILTER = 0.5
 """Weight of the newest error in what the derivative sees: noise of single windows is halved."""
 DEAD_BAND = 0.05
-"""Errors up to this are none: a 90th percentile over tens of streams varies by about as much by itself."""
+"""Errors up to this are none. Narrow: how far off load must be to count is the controller's to judge."""
 MAX_ERROR = 1.0
 """Twice the target is as bad as any worse: one absurd sample does not decide the next intervals too."""
 

@@ -444,8 +444,8 @@ class Progress(_message.Message):
     PROMPT_TOKENS_TOTAL_FIELD_NUMBER: _builtins.int
     ESTIMATED_WAIT_MS_FIELD_NUMBER: _builtins.int
     queue_position: _builtins.int
-    """Streams that start before this one, those in the server's queue and those that the model takes up
-    first. 0: this stream's prompt is being computed.
+    """Place in line, 1 is next: in the server's queue, and then among those that the model takes up.
+    0: this stream's prompt is being computed.
     """
     prompt_tokens_done: _builtins.int
     """Tokens computed so far."""

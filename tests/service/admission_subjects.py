@@ -8,55 +8,20 @@ from typing import Any
 import grpc
 
 from flowcontrol.admission.ask import Ask, Refusal, ServiceClass
-from flowcontrol.admission.fair_queue import QueueOptions
-from flowcontrol.admission.gate import GateOptions
 from flowcontrol.admission.governor import Governor
 from flowcontrol.admission.options import GovernorOptions
-from flowcontrol.admission.tenants import TenantLimits, TenantOptions
 from flowcontrol.admission.ticket import Ticket
-from flowcontrol.limits.contract import LimitOptions, StrategyName
+from flowcontrol.limits.contract import StrategyName
 from penstock.v1.limits_pb2_grpc import LimitsServiceStub, add_LimitsServiceServicer_to_server
 from service.limits import LimitsServicer
+from tests.flowcontrol.admission.governors import governor_options
 from tests.service.drivers import START_S, Clock
 from tests.service.servers import CHANNEL_OPTIONS
 
-OPTIONS = GovernorOptions(
+OPTIONS = governor_options(
     initial_streams=4,
-    limits=LimitOptions(
-        strategy=StrategyName.PID,
-        min_streams=2,
-        max_streams=8,
-        interval_s=1.0,
-        min_samples=5,
-        scale_up_threshold=0.8,
-        scale_down_threshold=0.3,
-    ),
-    gate=GateOptions(
-        target_ttft_s=1.0,
-        target_latency_s=0.2,
-        service_share=0.5,
-        class_factors=dict.fromkeys(ServiceClass, 0.0),
-        max_kv_bytes=0,
-        max_retry_after_s=30.0,
-    ),
-    queue=QueueOptions(
-        max_requests=100,
-        max_tokens=100_000,
-        ttl_s=60.0,
-        ageing_s=10.0,
-        lifo_under_overload=False,
-        credit_s=10.0,
-        reserved=dict.fromkeys(ServiceClass, 0.0),
-    ),
-    tenants=TenantOptions(
-        default=TenantLimits(
-            weight=1.0, max_streams=0, requests_per_s=0.0, tokens_per_s=0.0, max_class=ServiceClass.SYSTEM
-        ),
-        named={},
-        max_tenants=100,
-        idle_s=600.0,
-        burst_s=2.0,
-    ),
+    limits={"strategy": StrategyName.PID, "min_streams": 2, "max_streams": 8},
+    gate={"target_latency_s": 0.2, "class_factors": dict.fromkeys(ServiceClass, 0.0)},
 )
 
 

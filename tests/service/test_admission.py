@@ -91,7 +91,6 @@ async def test_tokens_of_a_resumed_stream_are_not_taken_for_its_prompt() -> None
     admission = Admission(governor, engine, ADMISSION, clock)
     request = read_start(endless(10, prompt="w" * 4000)).request
     before = admission.sizes.guess_tokens(request)
-    resumed = {"resume": {"token_ids": list(range(1, 9))}}
-    seat = admitted(admission, prompt="w" * 4000, **resumed)
+    seat = admitted(admission, prompt="w" * 4000, resume={"token_ids": list(range(1, 9))})
     seat.prompt_known(1000 + 8)  # As four bytes to a token, which was assumed before.
     assert admission.sizes.guess_tokens(request) == before == 1000
