@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from benchmarks.measure import percentile as nearest_rank
 from benchmarks.simulation.run import Record, Sample, Stream
 from benchmarks.simulation.scenarios import Phase, Scenario
+from service.load.quantiles import jain
 
 # A limit this close to the band counts as in it.
 _BAND_MARGIN = 0.1
@@ -97,7 +99,7 @@ def between_tokens_percentile(record: Record, share: float) -> float:
 def percentile(values: Iterable[float], share: float) -> float:
     """The value that `share` of them do not exceed; NaN of none."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
+    return nearest_rank(ordered, share) if ordered else math.nan
 
 
 def course(samples: Sequence[Sample], phase: Phase, band: Band) -> Course:
@@ -170,9 +172,3 @@ def max_min_shares(asked: Mapping[str, float], total: float) -> dict[str, float]
         shares[name] = min(wanted, total / (len(asked) - place))
         total -= shares[name]
     return shares
-
-
-def jain(values: Sequence[float]) -> float:
-    """1 when all are equal, 1/n when one has all."""
-    squares = sum(value * value for value in values)
-    return sum(values) ** 2 / (len(values) * squares) if squares else 1.0

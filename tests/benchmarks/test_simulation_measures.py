@@ -13,7 +13,6 @@ from benchmarks.simulation.measures import (
     fairness,
     goodput,
     in_slo,
-    jain,
     max_min_shares,
     percentile,
     refused_after_idle,
@@ -162,11 +161,6 @@ def test_a_second_storm_is_told_by_the_first() -> None:
 def test_max_min_shares_leave_to_others_what_one_does_not_want() -> None:
     assert max_min_shares({"a": 10, "b": 50, "c": 90}, 100) == {"a": 10, "b": 45, "c": 45}
     assert max_min_shares({"a": 10, "b": 20}, 100) == {"a": 10, "b": 20}
-
-
-def test_jain() -> None:
-    assert jain([2, 2, 2]) == pytest.approx(1)
-    assert jain([5, 0, 0, 0, 0]) == pytest.approx(0.2)
 
 
 def test_fairness_is_one_when_all_get_their_max_min_share() -> None:
