@@ -180,7 +180,7 @@ class _Bench:
             sample = self._side.run(job)
             after = self._settled_status()
         if before is not None and after is not None:
-            generated = after.worker.generated_tokens - before.worker.generated_tokens
+            generated = after.workers[0].generated_tokens - before.workers[0].generated_tokens
             self._unread_beside += generated - sample.outcome.tokens
             self._note_waiting(after)
         wait_until_idle(self._system.server.pid, limit_s=_SETTLE_TIMEOUT_S)

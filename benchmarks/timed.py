@@ -132,7 +132,13 @@ class TimedEngine:
         self._spent = spent
         self.opening = _StreamClock(spent)
 
-    def submit(self, request: GenerationRequest, sink: EventSink) -> int:
+    def prepare(self, request: GenerationRequest) -> int:
+        return self._inner.prepare(request)
+
+    def forget(self, prepared: int) -> None:
+        self._inner.forget(prepared)
+
+    def submit(self, request: GenerationRequest, sink: EventSink, *, prepared: int = 0) -> int:
         clock = self.opening
 
         def timed(event: Event) -> None:
@@ -142,7 +148,7 @@ class TimedEngine:
             sink(event)
             clock.own_ns += _now_ns() - began_ns
 
-        return self._inner.submit(request, timed)
+        return self._inner.submit(request, timed, prepared=prepared)
 
     def check_ready(self) -> None:
         self._inner.check_ready()

@@ -150,17 +150,47 @@ class AdmissionSettings(_Section):
     tenants: TenantsSettings
 
 
+class FirstTokenSettings(_Section):
+    """First tokens that are sent before they are computed."""
+
+    enabled: bool
+    models: str = Field(pattern=r"^$|\S", description="names of models, with commas between, or empty")
+    max_mismatch_rate: float = Field(ge=0.0, le=1.0)
+
+
+class WarmQueueSettings(_Section):
+    """Prompts that are tokenised while they wait for admission."""
+
+    max_prompts: int = Field(ge=0, le=1_000_000)
+    ttl_ms: int = Field(ge=1, le=DAY_MS)
+
+
 class EngineSettings(_Section):
-    """The model, its batches, and the supervision of the worker process."""
+    """The model, its batches, its caches, and the supervision of the worker processes."""
 
     model: str = Field(pattern=r"\S", description="embedded, a model directory or a hub name")
+    workers: int = Field(ge=1, le=64)
     max_batch_rows: int = Field(ge=1, le=1024)
+    min_batch_rows: int = Field(ge=1, le=1024)
+    steal_threshold_rows: int = Field(ge=0, le=1024)
+    idle_sleep_ms: int = Field(ge=0, le=1000)
     prefill_batch_rows: int = Field(ge=1, le=1024)
     prefill_step_tokens: int = Field(ge=1, le=65536)
+    max_decode_gap_ms: int = Field(ge=0, le=HOUR_MS)
     max_context_tokens: int = Field(ge=0, le=TOKENS_MAX)
     default_max_tokens: int = Field(ge=1, le=TOKENS_MAX)
     max_parked_kv_bytes: int = Field(ge=0, le=1024**4)
     max_parked_ms: int = Field(ge=0, le=DAY_MS)
+    max_prefix_cache_bytes: int = Field(ge=0, le=1024**4)
+    coalesce_identical: bool
+    draft_model: str = Field(pattern=r"^$|\S", description="a model directory, a hub name, or empty")
+    draft_tokens: int = Field(ge=1, le=64)
+    kv_bits: int = Field(ge=0, le=8)
+    kv_group_size: int = Field(ge=32, le=128)
+    quantized_kv_start: int = Field(ge=0, le=TOKENS_MAX)
+    max_kv_tokens: int = Field(ge=0, le=TOKENS_MAX)
+    first_token: FirstTokenSettings
+    warm_queue: WarmQueueSettings
     cpu_blas: str = Field(
         pattern=r"^(auto|none|/.+)$", description="auto, none or the absolute path of a library"
     )
@@ -170,6 +200,7 @@ class EngineSettings(_Section):
     kill_after_ms: int = Field(ge=100, le=HOUR_MS)
     restart_backoff_initial_ms: int = Field(ge=1, le=HOUR_MS)
     restart_backoff_max_ms: int = Field(ge=1, le=HOUR_MS)
+    max_crashes: int = Field(ge=1, le=1000)
 
 
 class LoggingSettings(_Section):
@@ -267,6 +298,7 @@ RULES: tuple[Rule | SumRule, ...] = (
         tuple(f"admission.classes.{name}.reserved_share" for name in ClassesSettings.model_fields),
     ),
     Rule("engine.max_batch_rows", ">=", "engine.prefill_batch_rows"),
+    Rule("engine.max_batch_rows", ">=", "engine.min_batch_rows"),
     Rule("engine.stuck_after_ms", ">", "engine.heartbeat_interval_ms"),
     Rule("engine.kill_after_ms", ">", "engine.stuck_after_ms"),
     Rule("engine.restart_backoff_max_ms", ">=", "engine.restart_backoff_initial_ms"),

@@ -80,17 +80,68 @@ class EngineCounters:
     parked_kv_bytes: int
     evictions: int
     """Times a parked row lost its KV cache to the budget; it is computed again when the row goes on."""
+    prompt_tokens: int
+    """Prompt tokens of the streams that were taken up, cached ones included."""
+    cached_prompt_tokens: int
+    """Of those, tokens whose KV came from the prefix cache."""
+    prefix_hits: int
+    """Streams that began with a cached prefix."""
+    prefix_misses: int
+    prefix_cache_bytes: int
+    step_s: float
+    """Seconds spent in decode steps and prefill, of which outside_model_s not in MLX."""
+    outside_model_s: float
+    max_decode_gap_s: float
+    """Longest time between two decode steps while rows were decoded."""
+    first_tokens_guessed: int
+    first_tokens_wrong: int
+
+
+NO_COUNTERS = EngineCounters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0)
+
+
+class WorkerState(StrEnum):
+    """Where a worker process is in its life."""
+
+    STARTING = "starting"
+    """Loading and warming up the model."""
+    READY = "ready"
+    SUSPECT = "suspect"
+    """No step and no sign of life for longer than allowed."""
+    DEAD = "dead"
+    """Its process ended; a restart is due after a back-off."""
+    DRAINING = "draining"
+    """Ends when its streams have."""
+    CRASH_LOOP = "crash_loop"
+    """It ended too often without having done anything; it is not started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSnapshot:
+    """One worker at one moment. pid is 0 without a process. streams: assigned to it."""
+
+    index: int
+    state: WorkerState
+    pid: int
+    restarts: int
+    streams: int
+    counters: EngineCounters
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSnapshot:
-    """The engine at one moment. model is None until it was loaded once; pid is 0 without a process."""
+    """The engine at one moment. model is None until it was loaded once.
+
+    counters: of all workers together. waiting: streams that no worker has room for. failovers: streams that
+    went on after the loss of their worker.
+    """
 
     state: EngineState
     model: ModelInfo | None
     counters: EngineCounters
-    pid: int
-    restarts: int
+    workers: tuple[WorkerSnapshot, ...]
+    waiting: int
+    failovers: int
     cpu_blas: str
     """Path of the BLAS library loaded before MLX; empty when MLX's own product is in use."""
     full_batch_step_s: float
@@ -114,8 +165,19 @@ class Engine(Protocol):
     def check_ready(self) -> None:
         """Raises EngineError when submit would refuse any stream now."""
 
-    def submit(self, request: GenerationRequest, sink: EventSink) -> int:
+    def prepare(self, request: GenerationRequest) -> int:
+        """Tokenise the input of a request that will be submitted later. Returns its number, 0 for none.
+
+        A hint: it may be refused or forgotten at any time, and then submit does the work.
+        """
+
+    def forget(self, prepared: int) -> None:
+        """A prepared request will not be submitted."""
+
+    def submit(self, request: GenerationRequest, sink: EventSink, *, prepared: int = 0) -> int:
         """Start a stream; its events go to sink, never before this call has returned.
+
+        prepared: what prepare returned for the same request.
 
         Raises EngineError (MODEL_LOADING, WORKER_STUCK, DRAINING) when the engine cannot take it now.
         What only the model can tell (a prompt too long, say) comes as a Failed event.

@@ -49,9 +49,10 @@ class Token(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     """The stream ended well.
 
-    text: what was held back for a possible stop string and is now certain. Durations in seconds:
-    queue_s from submission to the first prompt token, prefill_s from there to the first output
-    token, decode_s from the first to the last one.
+    text: what was held back for a possible stop string and is now certain. cached_tokens: of the prompt's,
+    those whose KV came from the prefix cache. Durations in seconds: queue_s from submission to the first
+    prompt token, of which tokenise_s and cache_lookup_s for making token ids and for finding a cached prefix;
+    prefill_s from there to the first output token; decode_s from the first to the last one.
     """
 
     stream: int
@@ -61,7 +62,10 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     stop_token_id: int | None
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
     queue_s: float
+    tokenise_s: float
+    cache_lookup_s: float
     prefill_s: float
     decode_s: float
 
@@ -75,4 +79,10 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     field: str
 
 
-Event = Prefill | Token | Finished | Failed
+class Interrupted(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
+    """The stream's worker was lost. It goes on elsewhere with the next token; none is lost or repeated."""
+
+    stream: int
+
+
+Event = Prefill | Token | Finished | Failed | Interrupted

@@ -21,11 +21,18 @@ class TokenInput(msgspec.Struct, frozen=True, tag="tokens"):
     ids: tuple[int, ...]
 
 
+class TokenisedInput(msgspec.Struct, frozen=True, tag="tokenised"):
+    """An input that Engine.prepare has tokenised and checked. field: what errors about it name."""
+
+    ids: tuple[int, ...]
+    field: str
+
+
 class PartsInput(msgspec.Struct, frozen=True, tag="parts"):
     """Text that follows in pieces, by Engine.add_prompt_part."""
 
 
-ModelInput = TextInput | ChatInput | TokenInput | PartsInput
+ModelInput = TextInput | ChatInput | TokenInput | TokenisedInput | PartsInput
 
 
 def field_of(model_input: ModelInput) -> str:
@@ -37,6 +44,8 @@ def field_of(model_input: ModelInput) -> str:
             return "chat"
         case PartsInput():
             return "prompt_parts"
+        case TokenisedInput():
+            return model_input.field
     return "tokens.ids"
 
 
@@ -75,7 +84,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
 
     logprobs: None for none, else how many alternatives besides the chosen token's own. resume_ids:
     output tokens that the caller holds already, from a stream that was lost; the events begin with
-    the token after them.
+    the token after them. cache_salt: streams share cached prefixes only with streams of the same salt.
     """
 
     input: ModelInput
@@ -83,3 +92,4 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     stopping: Stopping
     logprobs: int | None
     resume_ids: tuple[int, ...]
+    cache_salt: str

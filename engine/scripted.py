@@ -4,16 +4,19 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import msgspec
 
 from engine.contract import (
-    EngineCounters,
+    NO_COUNTERS,
     EngineError,
     EngineSnapshot,
     EngineState,
     EventSink,
     ModelInfo,
+    WorkerSnapshot,
+    WorkerState,
 )
 from engine.events import Failed, Finished, FinishReason, Prefill
 from engine.requests import GenerationRequest, ModelInput, PartsInput, TokenInput, field_of
@@ -24,6 +27,13 @@ from engine.stop_strings import StopStringMatcher
 from flowcontrol.reasons import Reason
 
 EOS_TOKEN_ID = 0
+_WORKER_STATES = {
+    EngineState.STARTING: WorkerState.STARTING,
+    EngineState.READY: WorkerState.READY,
+    EngineState.SUSPECT: WorkerState.SUSPECT,
+    EngineState.DEAD: WorkerState.DEAD,
+    EngineState.STOPPING: WorkerState.DRAINING,
+}
 _TOO_LONG = "does not fit the context"
 Script = Callable[[GenerationRequest], Iterable[tuple[int, str]]]
 """What a request is answered with: (token id, text) one by one; EOS_TOKEN_ID or the end ends it."""
@@ -94,7 +104,14 @@ class ScriptedEngine:
             reason = Reason.DRAINING if self._state is EngineState.STOPPING else Reason.MODEL_LOADING
             raise EngineError(reason, f"the scripted engine is {self._state}", retry_after_s=1.0)
 
-    def submit(self, request: GenerationRequest, sink: EventSink) -> int:
+    def prepare(self, request: GenerationRequest) -> int:
+        """Nothing is prepared: a prompt's tokens are its words."""
+        return 0
+
+    def forget(self, prepared: int) -> None:
+        pass
+
+    def submit(self, request: GenerationRequest, sink: EventSink, *, prepared: int = 0) -> int:
         self.check_ready()
         stream = next(self._streams)
         try:
@@ -146,19 +163,25 @@ class ScriptedEngine:
 
     def snapshot(self) -> EngineSnapshot:
         rows = self._rows.values()
-        counters = EngineCounters(
+        counters = replace(
+            NO_COUNTERS,
             running_rows=sum(row.running and not row.paused for row in rows),
             waiting_rows=sum(row.waiting and not row.paused for row in rows) + len(self._pieces),
             paused_rows=sum(row.paused for row in rows),
-            kv_bytes=0,
             decode_steps=self._steps,
             generated_tokens=self._generated,
-            max_cancel_delay_steps=0,
-            rss_bytes=0,
-            parked_kv_bytes=0,
-            evictions=0,
         )
-        return EngineSnapshot(self._state, self._model, counters, 0, self._restarts, "", 0.0)
+        worker = WorkerSnapshot(0, _WORKER_STATES[self._state], 0, self._restarts, len(self._rows), counters)
+        return EngineSnapshot(
+            state=self._state,
+            model=self._model,
+            counters=counters,
+            workers=(worker,),
+            waiting=0,
+            failovers=0,
+            cpu_blas="",
+            full_batch_step_s=0.0,
+        )
 
     def fail(self, stream: int, reason: Reason, message: str) -> None:
         """End one stream with an error, as a model that raises would."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from engine.contract import EventSink
-from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput, TokenInput
+from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput, TokenInput, TokenisedInput
 
 
 def count_words(model_input: ModelInput) -> int:
@@ -13,7 +13,7 @@ def count_words(model_input: ModelInput) -> int:
             return len(model_input.text.split())
         case ChatInput():
             return sum(len(content.split()) for _, content in model_input.messages)
-        case TokenInput():
+        case TokenInput() | TokenisedInput():
             return len(model_input.ids)
     return 0
 

@@ -70,7 +70,7 @@ class ScriptedRow:
     def finished(self, reason: FinishReason, stop_token_id: int | None, decode_s: float) -> Finished:
         return Finished(
             self.stream, reason, self.stops.flush(), self.stops.stopped_by, stop_token_id,
-            self.prompt_tokens, self.generated, 0.0, 0.0, decode_s,
+            self.prompt_tokens, self.generated, 0, 0.0, 0.0, 0.0, 0.0, decode_s,
         )  # fmt: skip
 
     def _logprobs(self, token_id: int, alternatives: int) -> TokenLogprobs:

@@ -19,6 +19,9 @@ from flowcontrol.reasons import Reason
 _LENGTH = struct.Struct(">I")
 
 
+LOADING_STAGES = ("download", "weights", "warm-up")
+
+
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
     """Always the first command."""
 
@@ -57,11 +60,18 @@ class Count(msgspec.Struct, frozen=True, tag="count"):
     input: ModelInput
 
 
+class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):
+    """Tokenise the input of a request and check its ids; answered with Tokenised of the same call."""
+
+    call: int
+    request: GenerationRequest
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End the process. So does the end of the connection."""
 
 
-Command = Configure | Submit | PromptPart | Cancel | Pause | Resume | Count | Stop
+Command = Configure | Submit | PromptPart | Cancel | Pause | Resume | Count | Tokenise | Stop
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=10):
@@ -70,6 +80,14 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=10):
     model: ModelInfo
     cpu_blas: str
     full_batch_step_s: float
+
+
+class Loading(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """How far the model is loaded. stage: of LOADING_STAGES; done, total: in bytes, total 0 when unknown."""
+
+    stage: str
+    done: int
+    total: int
 
 
 class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -94,7 +112,20 @@ class Counted(msgspec.Struct, frozen=True, array_like=True, tag=13):
     field: str
 
 
-Message = Prefill | Token | Finished | Failed | Ready | StartFailed | Heartbeat | Counted
+class Tokenised(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """Answer to Tokenise: the ids, or a reason with a message and the field at fault."""
+
+    call: int
+    ids: tuple[int, ...]
+    took_s: float
+    reason: Reason | None
+    message: str
+    field: str
+
+
+Message = (
+    Prefill | Token | Finished | Failed | Ready | StartFailed | Heartbeat | Counted | Tokenised | Loading
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder = msgspec.msgpack.Decoder(Command)

@@ -9,13 +9,15 @@ import structlog
 
 from engine.backoff import backoff_s
 from engine.contract import (
-    EngineCounters,
+    NO_COUNTERS,
     EngineError,
     EngineSnapshot,
     EngineStartError,
     EngineState,
     EventSink,
     ModelInfo,
+    WorkerSnapshot,
+    WorkerState,
 )
 from engine.events import Failed, Finished, Prefill, Token
 from engine.options import SupervisorOptions, WorkerOptions
@@ -25,6 +27,7 @@ from engine.wire import (
     Count,
     Counted,
     Heartbeat,
+    Loading,
     Message,
     Pause,
     PromptPart,
@@ -32,13 +35,20 @@ from engine.wire import (
     Resume,
     StartFailed,
     Submit,
+    Tokenised,
 )
 from engine.worker_process import WorkerProcess
 from flowcontrol.reasons import Reason
 
 _log = structlog.get_logger("penstock.engine")
 
-_NO_COUNTERS = EngineCounters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+_WORKER_STATES = {
+    EngineState.STARTING: WorkerState.STARTING,
+    EngineState.READY: WorkerState.READY,
+    EngineState.SUSPECT: WorkerState.SUSPECT,
+    EngineState.DEAD: WorkerState.DEAD,
+    EngineState.STOPPING: WorkerState.DRAINING,
+}
 # Part of stuck_after_s between two looks at the worker.
 _LOOKS_PER_STUCK_TIME = 8
 
@@ -74,7 +84,7 @@ class WorkerEngine:
         self._model: ModelInfo | None = None
         self._cpu_blas = ""
         self._full_batch_step_s = 0.0
-        self._counters = _NO_COUNTERS
+        self._counters = NO_COUNTERS
         self._restarts = 0
         self._last_sign_s = 0.0
         self._supervision: asyncio.Task[None] | None = None
@@ -101,7 +111,13 @@ class WorkerEngine:
     def check_ready(self) -> None:
         self._ready_worker()
 
-    def submit(self, request: GenerationRequest, sink: EventSink) -> int:
+    def prepare(self, request: GenerationRequest) -> int:
+        return 0
+
+    def forget(self, prepared: int) -> None:
+        pass
+
+    def submit(self, request: GenerationRequest, sink: EventSink, *, prepared: int = 0) -> int:
         worker = self._ready_worker()
         stream = next(self._streams)
         self._sinks[stream] = sink
@@ -140,12 +156,22 @@ class WorkerEngine:
             del self._counting[call]
 
     def snapshot(self) -> EngineSnapshot:
-        return EngineSnapshot(
-            state=self._current_state(),
-            model=self._model,
-            counters=self._counters,
+        state = self._current_state()
+        worker = WorkerSnapshot(
+            index=0,
+            state=_WORKER_STATES[state],
             pid=self._worker.pid if self._worker is not None else 0,
             restarts=self._restarts,
+            streams=len(self._sinks),
+            counters=self._counters,
+        )
+        return EngineSnapshot(
+            state=state,
+            model=self._model,
+            counters=self._counters,
+            workers=(worker,),
+            waiting=0,
+            failovers=0,
             cpu_blas=self._cpu_blas,
             full_batch_step_s=self._full_batch_step_s,
         )
@@ -213,7 +239,7 @@ class WorkerEngine:
             self._worker = None
             if self._state is EngineState.READY:
                 self._state = EngineState.DEAD
-            self._counters = _NO_COUNTERS
+            self._counters = NO_COUNTERS
             status = await worker.end(self._options.stop_timeout_s)
         return error or f"the worker process ended with exit status {status}"
 
@@ -268,7 +294,7 @@ class WorkerEngine:
                 self._counters = message.counters
             case Counted():
                 self._take_count(message)
-            case Ready() | StartFailed():
+            case Ready() | StartFailed() | Loading() | Tokenised():
                 _log.error("message out of place", message=type(message).__name__)
 
     def _take_end(self, message: Finished | Failed) -> None:

@@ -11,8 +11,18 @@ from typing import Any
 
 import structlog
 
-from config import ConfigError, Loaded, LoggingSettings, Settings, TenantSettings, load_tenants
+from config import (
+    ConfigError,
+    EngineSettings,
+    Loaded,
+    LoggingSettings,
+    Settings,
+    TenantSettings,
+    load_tenants,
+)
+from engine import options as engine_options
 from engine.contract import Engine, EngineStartError
+from engine.model_source import NoSuchModelError, resolve
 from engine.options import SupervisorOptions, WorkerOptions
 from engine.worker_engine import WorkerEngine
 from flowcontrol.admission.ask import ServiceClass
@@ -159,7 +169,27 @@ def worker_options(settings: Settings) -> WorkerOptions:
         heartbeat_interval_s=engine.heartbeat_interval_ms / 1e3,
         max_parked_kv_bytes=engine.max_parked_kv_bytes,
         max_parked_s=engine.max_parked_ms / 1e3,
+        idle_sleep_s=engine.idle_sleep_ms / 1e3,
+        max_decode_gap_s=engine.max_decode_gap_ms / 1e3,
+        max_prefix_cache_bytes=engine.max_prefix_cache_bytes,
+        max_kv_bytes=settings.admission.max_kv_bytes,
+        speculate_first_token=_speculates_first_token(engine),
+        max_mismatch_rate=engine.first_token.max_mismatch_rate,
+        draft_model=engine.draft_model,
+        draft_tokens=engine.draft_tokens,
+        kv_bits=engine.kv_bits,
+        kv_group_size=engine.kv_group_size,
+        quantized_kv_start=engine.quantized_kv_start,
+        max_kv_tokens=engine.max_kv_tokens,
     )
+
+
+def _speculates_first_token(engine: EngineSettings) -> bool:
+    allowed = {name.strip() for name in engine.first_token.models.split(",")}
+    try:
+        return engine.first_token.enabled and resolve(engine.model)[1] in allowed
+    except NoSuchModelError:
+        return False  # The worker says what is wrong with it.
 
 
 def supervisor_options(settings: Settings) -> SupervisorOptions:
@@ -171,6 +201,18 @@ def supervisor_options(settings: Settings) -> SupervisorOptions:
         restart_backoff_initial_s=engine.restart_backoff_initial_ms / 1e3,
         restart_backoff_max_s=engine.restart_backoff_max_ms / 1e3,
         stop_timeout_s=_WORKER_STOP_TIMEOUT_S,
+    )
+
+
+def worker_pool_options(settings: Settings) -> engine_options.PoolOptions:
+    engine = settings.engine
+    return engine_options.PoolOptions(
+        workers=engine.workers,
+        min_batch_rows=engine.min_batch_rows,
+        steal_threshold_rows=engine.steal_threshold_rows,
+        max_crashes=engine.max_crashes,
+        warm_prompts=engine.warm_queue.max_prompts,
+        warm_ttl_s=engine.warm_queue.ttl_ms / 1e3,
     )
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from penstock import Client
 from penstock.v1.generation_pb2 import Priority
 from penstock.v1.model_pb2 import Model, ModelState
-from penstock.v1.status_pb2 import Status, StreamState, StreamStatus, WorkerState
+from penstock.v1.status_pb2 import Status, StreamState, StreamStatus, Worker, WorkerState
 from service.cli_limits import last_change, reason
 from service.terminal import TARGET, TargetOption, duration, json_line, run_command
 
@@ -74,24 +74,11 @@ def status_table(now: Status, target: str, *, streams: bool = False) -> Renderab
 
 
 def _rows(now: Status, target: str) -> list[tuple[str, str]]:
-    streams, worker, ended = now.streams, now.worker, now.streams.ended
-    state = WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
+    streams, ended = now.streams, now.streams.ended
     return [
         ("Server", f"Penstock {now.version} at {target}" + (", draining" if now.draining else "")),
         ("Uptime", duration(now.uptime_s)),
-        ("Worker", f"{state}, process {worker.pid or 'none'}, restarts {worker.restarts}"),
-        (
-            "Memory",
-            f"{_size(worker.rss_bytes)} resident, {_size(worker.kv_bytes)} KV cache, "
-            f"{_size(worker.parked_kv_bytes)} of it parked",
-        ),
-        ("BLAS", worker.cpu_blas or "MLX's own"),
-        ("Tokens", f"{worker.generated_tokens} in {worker.decode_steps} steps"),
-        (
-            "Batch",
-            f"{worker.running_rows} running, {worker.waiting_rows} waiting, {worker.paused_rows} paused, "
-            f"{worker.evictions} evictions",
-        ),
+        *(row for worker in now.workers for row in _worker(worker)),
         ("Streams", _active(now)),
         (
             "",
@@ -106,6 +93,25 @@ def _rows(now: Status, target: str) -> list[tuple[str, str]]:
         ("Slow", f"{streams.slow_consumers} slow consumers"),
         *_admission(now),
         ("Messages", _pool(now)),
+    ]
+
+
+def _worker(worker: Worker) -> list[tuple[str, str]]:
+    state = WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
+    return [
+        ("Worker", f"{state}, process {worker.pid or 'none'}, restarts {worker.restarts}"),
+        (
+            "Memory",
+            f"{_size(worker.rss_bytes)} resident, {_size(worker.kv_bytes)} KV cache, "
+            f"{_size(worker.parked_kv_bytes)} of it parked",
+        ),
+        ("BLAS", worker.cpu_blas or "MLX's own"),
+        ("Tokens", f"{worker.generated_tokens} in {worker.decode_steps} steps"),
+        (
+            "Batch",
+            f"{worker.running_rows} running, {worker.waiting_rows} waiting, {worker.paused_rows} paused, "
+            f"{worker.evictions} evictions",
+        ),
     ]
 
 

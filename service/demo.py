@@ -44,7 +44,7 @@ async def _demo(prompt: str, max_tokens: int) -> None:
             generation = await stream_to_terminal(
                 client.generate(prompt, max_tokens=max_tokens, temperature=0, timeout_s=_START_TIMEOUT_S)
             )
-            blas = (await client.status()).worker.cpu_blas
+            blas = (await client.status()).workers[0].cpu_blas
         print(f"\n{_numbers(generation, blas)}")
     finally:
         status = await _stop(server)

@@ -1,6 +1,6 @@
 """Guesses how many tokens a prompt has, since admission comes before tokenising."""
 
-from engine.requests import ChatInput, GenerationRequest, PartsInput, TextInput, TokenInput
+from engine.requests import ChatInput, GenerationRequest, PartsInput, TextInput, TokenInput, TokenisedInput
 
 # A usual tokenizer's bytes per token of English text, until prompts have shown this one's.
 _FIRST_BYTES_PER_TOKEN = 4.0
@@ -40,5 +40,5 @@ def text_bytes(request: GenerationRequest) -> int:
             return len(text.encode())
         case ChatInput(messages):
             return sum(len(role.encode()) + len(content.encode()) for role, content in messages)
-        case PartsInput() | TokenInput():
+        case PartsInput() | TokenInput() | TokenisedInput():
             return 0

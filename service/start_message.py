@@ -20,6 +20,7 @@ from service.errors import ServiceError, Violation
 
 ROLES = ("system", "user", "assistant")
 MAX_REQUEST_ID_CHARACTERS = 128
+MAX_CACHE_SALT_CHARACTERS = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARACTERS = 256
 MAX_STOP_TOKEN_IDS = 64
@@ -83,6 +84,7 @@ def read_start(start: generation_pb2.Start) -> StartMessage:
     checks = _Checks()
     known = start.priority in generation_pb2.Priority.values()
     checks.require("start.priority", known, start.priority, "a value of penstock.v1.Priority")
+    checks.count("start.cache_salt", len(start.cache_salt), MAX_CACHE_SALT_CHARACTERS, "characters")
     checks.count("start.request_id", len(start.request_id), MAX_REQUEST_ID_CHARACTERS, "characters")
     model_input = _read_input(start, checks)
     sampling = _read_sampling(start.sampling, checks)
@@ -96,7 +98,12 @@ def read_start(start: generation_pb2.Start) -> StartMessage:
         request_id=start.request_id or secrets.token_hex(8),
         model=start.model,
         request=GenerationRequest(
-            model_input, sampling, stopping, logprobs, resume_ids=tuple(start.resume.token_ids)
+            model_input,
+            sampling,
+            stopping,
+            logprobs,
+            resume_ids=tuple(start.resume.token_ids),
+            cache_salt=start.cache_salt,
         ),
         priority=start.priority,
         max_unacked_chunks=start.flow.max_unacked_chunks,

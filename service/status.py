@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from engine.contract import Engine, EngineSnapshot, EngineState
+from engine.contract import Engine, EngineSnapshot, WorkerSnapshot, WorkerState
 from flowcontrol.admission.governor import Governor
 from flowcontrol.admission.snapshot import GovernorSnapshot
 from flowcontrol.pool import PoolSnapshot
@@ -28,11 +28,12 @@ MIN_INTERVAL_MS = 100
 MAX_INTERVAL_MS = 60_000
 
 _WORKER_STATES = {
-    EngineState.STARTING: pb.WORKER_STATE_STARTING,
-    EngineState.READY: pb.WORKER_STATE_READY,
-    EngineState.SUSPECT: pb.WORKER_STATE_SUSPECT,
-    EngineState.DEAD: pb.WORKER_STATE_DEAD,
-    EngineState.STOPPING: pb.WORKER_STATE_STOPPING,
+    WorkerState.STARTING: pb.WORKER_STATE_STARTING,
+    WorkerState.READY: pb.WORKER_STATE_READY,
+    WorkerState.SUSPECT: pb.WORKER_STATE_SUSPECT,
+    WorkerState.DEAD: pb.WORKER_STATE_DEAD,
+    WorkerState.DRAINING: pb.WORKER_STATE_DRAINING,
+    WorkerState.CRASH_LOOP: pb.WORKER_STATE_CRASH_LOOP,
 }
 _STREAM_STATES = {
     State.QUEUED: pb.STREAM_STATE_QUEUED,
@@ -94,12 +95,15 @@ def message_pool(snapshot: PoolSnapshot) -> pb.MessagePool:
     )
 
 
-def worker(snapshot: EngineSnapshot) -> pb.Worker:
+def worker(snapshot: WorkerSnapshot, engine: EngineSnapshot) -> pb.Worker:
     counters = snapshot.counters
     return pb.Worker(
+        index=snapshot.index,
+        model=engine.model.name if engine.model is not None else "",
         state=_WORKER_STATES[snapshot.state],
         pid=snapshot.pid,
         restarts=snapshot.restarts,
+        streams=snapshot.streams,
         running_rows=counters.running_rows,
         waiting_rows=counters.waiting_rows,
         paused_rows=counters.paused_rows,
@@ -107,10 +111,22 @@ def worker(snapshot: EngineSnapshot) -> pb.Worker:
         decode_steps=counters.decode_steps,
         generated_tokens=counters.generated_tokens,
         max_cancel_delay_steps=counters.max_cancel_delay_steps,
-        cpu_blas=snapshot.cpu_blas,
+        cpu_blas=engine.cpu_blas,
         rss_bytes=counters.rss_bytes,
         parked_kv_bytes=counters.parked_kv_bytes,
         evictions=counters.evictions,
+        prefix_cache=pb.PrefixCache(
+            bytes=counters.prefix_cache_bytes,
+            hits=counters.prefix_hits,
+            misses=counters.prefix_misses,
+            prompt_tokens=counters.prompt_tokens,
+            cached_prompt_tokens=counters.cached_prompt_tokens,
+        ),
+        step_s=counters.step_s,
+        outside_model_s=counters.outside_model_s,
+        max_decode_gap_ms=counters.max_decode_gap_s * 1e3,
+        first_tokens_guessed=counters.first_tokens_guessed,
+        first_tokens_wrong=counters.first_tokens_wrong,
     )
 
 
@@ -148,7 +164,9 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             uptime_s=now_s - self._started_s,
             draining=self.draining,
             streams=stream_counts(self._registry.snapshot(), governed),
-            worker=worker(engine),
+            workers=[worker(each, engine) for each in engine.workers],
+            waiting_for_worker=engine.waiting,
+            failovers=engine.failovers,
             models=models(engine),
             active_streams=[stream_status(stream) for stream in streams if not stream.state.ended],
             message_pool=message_pool(self._pool.snapshot()) if self._pool is not None else None,

@@ -14,7 +14,7 @@ from engine.mlx_worker.text import DecoderFactory
 from engine.requests import ChatInput, ModelInput, PartsInput, TextInput, field_of
 from engine.resumption import replay
 from engine.stop_strings import StopStringMatcher
-from engine.wire import Cancel, Count, Counted, PromptPart, Submit
+from engine.wire import Cancel, Count, Counted, PromptPart, Submit, Tokenise, Tokenised
 
 # From here on a text is long: about 5 ms for a fast tokenizer. So many tokens to be replayed take longer.
 _LONG_CHARS = 4096
@@ -47,7 +47,7 @@ class Intake:
         # The first use sets the tokenizer's options; later ones only read it, so threads may share it.
         self._preparer.tokenise_text("")
 
-    def takes_long(self, command: Submit | PromptPart | Count) -> bool:
+    def takes_long(self, command: Submit | PromptPart | Count | Tokenise) -> bool:
         """Whether a command is better carried out in a thread beside the main one."""
         match command:
             case Submit():
@@ -57,6 +57,8 @@ class Intake:
                 chars = prompt.chars + len(command.text) if prompt is not None else 0
             case Count():
                 chars = _chars(command.input)
+            case Tokenise():
+                chars = _chars(command.request.input)
         return chars >= _LONG_CHARS
 
     def submit(self, command: Submit) -> None:
@@ -99,6 +101,16 @@ class Intake:
             self._send([Counted(command.call, 0, error.reason, error.message, error.field)])
         else:
             self._send([Counted(command.call, tokens, None, "", "")])
+
+    def tokenise(self, command: Tokenise) -> None:
+        began_s = self._clock()
+        try:
+            self._preparer.check_ids(command.request)
+            ids = tuple(self._preparer.tokenise(command.request.input))
+        except EngineError as error:
+            self._send([Tokenised(command.call, (), 0.0, error.reason, error.message, error.field)])
+        else:
+            self._send([Tokenised(command.call, ids, self._clock() - began_s, None, "", "")])
 
     def _grow(self, stream: int, prompt: GrowingPrompt) -> None:
         ids = prompt.stable(self._preparer.tokenise_text(prompt.take_text()))

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from engine.contract import EngineError, ModelInfo
-from engine.requests import ChatInput, GenerationRequest, ModelInput, PartsInput, TextInput, field_of
+from engine.requests import (
+    ChatInput,
+    GenerationRequest,
+    ModelInput,
+    PartsInput,
+    TextInput,
+    TokenisedInput,
+    field_of,
+)
 from engine.resumption import FIELD as RESUME_FIELD
 from flowcontrol.reasons import Reason
 
@@ -77,6 +85,8 @@ class Preparer:
             ids = self.tokenise_text(model_input.text)
         elif isinstance(model_input, ChatInput):
             ids = self._tokenise_chat(model_input)
+        elif isinstance(model_input, TokenisedInput):
+            ids = list(model_input.ids)
         elif isinstance(model_input, PartsInput):
             raise invalid(field, "cannot be tokenised before it is there")
         else:

@@ -108,7 +108,10 @@ class Row:
             stop_token_id=stop_token_id,
             prompt_tokens=len(self.prepared.prompt_ids),
             completion_tokens=len(self.generated),
+            cached_tokens=0,
             queue_s=began - self.submitted_s,
+            tokenise_s=0.0,
+            cache_lookup_s=0.0,
             prefill_s=first - began,
             decode_s=last - first,
         )

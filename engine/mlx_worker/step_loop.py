@@ -6,10 +6,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.contract import EngineCounters
+from engine.contract import NO_COUNTERS, EngineCounters
 from engine.events import Failed, FinishReason, Prefill, Token
 from engine.mlx_worker.batch import Batch
 from engine.mlx_worker.logprobs import token_logprobs
@@ -262,7 +263,8 @@ class StepLoop:
 
     def _counters(self) -> EngineCounters:
         parking = self._parking.snapshot()
-        return EngineCounters(
+        return replace(
+            NO_COUNTERS,
             running_rows=len(self._batch),
             waiting_rows=sum(row.uid is None and not row.paused for row in self._rows.values()),
             paused_rows=sum(row.paused for row in self._rows.values()),

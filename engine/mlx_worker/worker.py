@@ -33,6 +33,7 @@ from engine.wire import (
     StartFailed,
     Stop,
     Submit,
+    Tokenise,
     encode_messages,
     read_command,
 )
@@ -92,6 +93,9 @@ class Worker:
             case Count():
                 # A call is no stream: below zero it meets none.
                 self._jobs.run(-command.call, partial(intake.count, command), long=intake.takes_long(command))
+            case Tokenise():
+                job = partial(intake.tokenise, command)
+                self._jobs.run(-command.call, job, long=intake.takes_long(command))
             case Cancel():
                 self._jobs.run(command.stream, partial(self._cancel, command), last=True)
             case Pause() | Resume():

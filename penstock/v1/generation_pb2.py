@@ -26,55 +26,55 @@ from penstock.v1 import input_pb2 as penstock_dot_v1_dot_input__pb2
 from penstock.v1 import options_pb2 as penstock_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpenstock/v1/generation.proto\x12\x0bpenstock.v1\x1a\x17penstock/v1/input.proto\x1a\x19penstock/v1/options.proto\"\xb9\x01\n\x0fGenerateRequest\x12#\n\x05start\x18\x01 \x01(\x0b\x32\x12.penstock.v1.StartH\x00\x12.\n\x0bprompt_part\x18\x02 \x01(\x0b\x32\x17.penstock.v1.PromptPartH\x00\x12\x1f\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x10.penstock.v1.AckH\x00\x12%\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x13.penstock.v1.CancelH\x00\x42\t\n\x07message\"\xd1\x03\n\x05Start\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.penstock.v1.ChatInputH\x00\x12)\n\x06tokens\x18\x05 \x01(\x0b\x32\x17.penstock.v1.TokenInputH\x00\x12\x35\n\x0cprompt_parts\x18\x06 \x01(\x0b\x32\x1d.penstock.v1.PromptPartsInputH\x00\x12.\n\x08sampling\x18\x07 \x01(\x0b\x32\x1c.penstock.v1.SamplingOptions\x12.\n\x08stopping\x18\x08 \x01(\x0b\x32\x1c.penstock.v1.StoppingOptions\x12*\n\x06output\x18\t \x01(\x0b\x32\x1a.penstock.v1.OutputOptions\x12&\n\x04\x66low\x18\n \x01(\x0b\x32\x18.penstock.v1.FlowOptions\x12\'\n\x08priority\x18\x0b \x01(\x0e\x32\x15.penstock.v1.Priority\x12#\n\x06resume\x18\x0c \x01(\x0b\x32\x13.penstock.v1.ResumeB\x07\n\x05input\"H\n\x06Resume\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\"(\n\nPromptPart\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04last\x18\x02 \x01(\x08\"\x12\n\x03\x41\x63k\x12\x0b\n\x03seq\x18\x01 \x01(\x04\"\x18\n\x06\x43\x61ncel\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xea\x01\n\x10GenerateResponse\x12)\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x15.penstock.v1.AcceptedH\x00\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.penstock.v1.ProgressH\x00\x12#\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x12.penstock.v1.ChunkH\x00\x12%\n\x06notice\x18\x04 \x01(\x0b\x32\x13.penstock.v1.NoticeH\x00\x12)\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x15.penstock.v1.FinishedH\x00\x42\t\n\x07message\"\xab\x01\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1a\n\x12max_unacked_chunks\x18\x03 \x01(\r\x12\x1c\n\x14max_tokens_per_chunk\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t\x12\x19\n\x11prompt_part_bytes\x18\x07 \x01(\r\"v\n\x08Progress\x12\x16\n\x0equeue_position\x18\x01 \x01(\r\x12\x1a\n\x12prompt_tokens_done\x18\x02 \x01(\r\x12\x1b\n\x13prompt_tokens_total\x18\x03 \x01(\r\x12\x19\n\x11\x65stimated_wait_ms\x18\x04 \x01(\x01\"\xa3\x01\n\x05\x43hunk\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x14\n\x0ctoken_offset\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12,\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1a.penstock.v1.TokenLogprobs\x12(\n\x06timing\x18\x06 \x01(\x0b\x32\x18.penstock.v1.ChunkTiming\"F\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.penstock.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"4\n\x0b\x43hunkTiming\x12\x11\n\tengine_ms\x18\x01 \x01(\x01\x12\x12\n\nwritten_ms\x18\x02 \x01(\x01\"$\n\x06Notice\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xc0\x01\n\x08\x46inished\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.penstock.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x02 \x01(\t\x12\x1a\n\rstop_token_id\x18\x03 \x01(\rH\x00\x88\x01\x01\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.penstock.v1.Usage\x12#\n\x06timing\x18\x05 \x01(\x0b\x32\x13.penstock.v1.TimingB\x10\n\x0e_stop_token_id\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"\x83\x01\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x03 \x01(\x01\x12\x11\n\tdecode_ms\x18\x04 \x01(\x01\x12\x12\n\nstalled_ms\x18\x05 \x01(\x01\x12\x14\n\x0c\x61\x64mission_ms\x18\x06 \x01(\x01\"f\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.penstock.v1.ChatInputH\x00\x42\x07\n\x05input\";\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t*|\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_BULK\x10\x01\x12\x14\n\x10PRIORITY_DEFAULT\x10\x02\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x03\x12\x13\n\x0fPRIORITY_SYSTEM\x10\x04*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x32\xb2\x01\n\x11GenerationService\x12K\n\x08Generate\x12\x1c.penstock.v1.GenerateRequest\x1a\x1d.penstock.v1.GenerateResponse(\x01\x30\x01\x12P\n\x0b\x43ountTokens\x12\x1f.penstock.v1.CountTokensRequest\x1a .penstock.v1.CountTokensResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpenstock/v1/generation.proto\x12\x0bpenstock.v1\x1a\x17penstock/v1/input.proto\x1a\x19penstock/v1/options.proto\"\xb9\x01\n\x0fGenerateRequest\x12#\n\x05start\x18\x01 \x01(\x0b\x32\x12.penstock.v1.StartH\x00\x12.\n\x0bprompt_part\x18\x02 \x01(\x0b\x32\x17.penstock.v1.PromptPartH\x00\x12\x1f\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x10.penstock.v1.AckH\x00\x12%\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x13.penstock.v1.CancelH\x00\x42\t\n\x07message\"\xe5\x03\n\x05Start\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x16.penstock.v1.ChatInputH\x00\x12)\n\x06tokens\x18\x05 \x01(\x0b\x32\x17.penstock.v1.TokenInputH\x00\x12\x35\n\x0cprompt_parts\x18\x06 \x01(\x0b\x32\x1d.penstock.v1.PromptPartsInputH\x00\x12.\n\x08sampling\x18\x07 \x01(\x0b\x32\x1c.penstock.v1.SamplingOptions\x12.\n\x08stopping\x18\x08 \x01(\x0b\x32\x1c.penstock.v1.StoppingOptions\x12*\n\x06output\x18\t \x01(\x0b\x32\x1a.penstock.v1.OutputOptions\x12&\n\x04\x66low\x18\n \x01(\x0b\x32\x18.penstock.v1.FlowOptions\x12\'\n\x08priority\x18\x0b \x01(\x0e\x32\x15.penstock.v1.Priority\x12#\n\x06resume\x18\x0c \x01(\x0b\x32\x13.penstock.v1.Resume\x12\x12\n\ncache_salt\x18\r \x01(\tB\x07\n\x05input\"H\n\x06Resume\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\x12\x19\n\x11model_fingerprint\x18\x03 \x01(\t\"(\n\nPromptPart\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04last\x18\x02 \x01(\x08\"\x12\n\x03\x41\x63k\x12\x0b\n\x03seq\x18\x01 \x01(\x04\"\x18\n\x06\x43\x61ncel\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xea\x01\n\x10GenerateResponse\x12)\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x15.penstock.v1.AcceptedH\x00\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.penstock.v1.ProgressH\x00\x12#\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x12.penstock.v1.ChunkH\x00\x12%\n\x06notice\x18\x04 \x01(\x0b\x32\x13.penstock.v1.NoticeH\x00\x12)\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x15.penstock.v1.FinishedH\x00\x42\t\n\x07message\"\xab\x01\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1a\n\x12max_unacked_chunks\x18\x03 \x01(\r\x12\x1c\n\x14max_tokens_per_chunk\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t\x12\x19\n\x11prompt_part_bytes\x18\x07 \x01(\r\"v\n\x08Progress\x12\x16\n\x0equeue_position\x18\x01 \x01(\r\x12\x1a\n\x12prompt_tokens_done\x18\x02 \x01(\r\x12\x1b\n\x13prompt_tokens_total\x18\x03 \x01(\r\x12\x19\n\x11\x65stimated_wait_ms\x18\x04 \x01(\x01\"\xa3\x01\n\x05\x43hunk\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x14\n\x0ctoken_offset\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12,\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1a.penstock.v1.TokenLogprobs\x12(\n\x06timing\x18\x06 \x01(\x0b\x32\x18.penstock.v1.ChunkTiming\"F\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.penstock.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"4\n\x0b\x43hunkTiming\x12\x11\n\tengine_ms\x18\x01 \x01(\x01\x12\x12\n\nwritten_ms\x18\x02 \x01(\x01\"$\n\x06Notice\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xc0\x01\n\x08\x46inished\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.penstock.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x02 \x01(\t\x12\x1a\n\rstop_token_id\x18\x03 \x01(\rH\x00\x88\x01\x01\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.penstock.v1.Usage\x12#\n\x06timing\x18\x05 \x01(\x0b\x32\x13.penstock.v1.TimingB\x10\n\x0e_stop_token_id\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"\xb1\x01\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x16\n\x0e\x66irst_token_ms\x18\x03 \x01(\x01\x12\x11\n\tdecode_ms\x18\x04 \x01(\x01\x12\x12\n\nstalled_ms\x18\x05 \x01(\x01\x12\x14\n\x0c\x61\x64mission_ms\x18\x06 \x01(\x01\x12\x13\n\x0btokenise_ms\x18\x07 \x01(\x01\x12\x17\n\x0f\x63\x61\x63he_lookup_ms\x18\x08 \x01(\x01\"f\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.penstock.v1.ChatInputH\x00\x42\x07\n\x05input\";\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t*|\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_BULK\x10\x01\x12\x14\n\x10PRIORITY_DEFAULT\x10\x02\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x03\x12\x13\n\x0fPRIORITY_SYSTEM\x10\x04*|\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x32\xb2\x01\n\x11GenerationService\x12K\n\x08Generate\x12\x1c.penstock.v1.GenerateRequest\x1a\x1d.penstock.v1.GenerateResponse(\x01\x30\x01\x12P\n\x0b\x43ountTokens\x12\x1f.penstock.v1.CountTokensRequest\x1a .penstock.v1.CountTokensResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=2408
-  _globals['_PRIORITY']._serialized_end=2532
-  _globals['_FINISHREASON']._serialized_start=2534
-  _globals['_FINISHREASON']._serialized_end=2658
+  _globals['_PRIORITY']._serialized_start=2474
+  _globals['_PRIORITY']._serialized_end=2598
+  _globals['_FINISHREASON']._serialized_start=2600
+  _globals['_FINISHREASON']._serialized_end=2724
   _globals['_GENERATEREQUEST']._serialized_start=98
   _globals['_GENERATEREQUEST']._serialized_end=283
   _globals['_START']._serialized_start=286
-  _globals['_START']._serialized_end=751
-  _globals['_RESUME']._serialized_start=753
-  _globals['_RESUME']._serialized_end=825
-  _globals['_PROMPTPART']._serialized_start=827
-  _globals['_PROMPTPART']._serialized_end=867
-  _globals['_ACK']._serialized_start=869
-  _globals['_ACK']._serialized_end=887
-  _globals['_CANCEL']._serialized_start=889
-  _globals['_CANCEL']._serialized_end=913
-  _globals['_GENERATERESPONSE']._serialized_start=916
-  _globals['_GENERATERESPONSE']._serialized_end=1150
-  _globals['_ACCEPTED']._serialized_start=1153
-  _globals['_ACCEPTED']._serialized_end=1324
-  _globals['_PROGRESS']._serialized_start=1326
-  _globals['_PROGRESS']._serialized_end=1444
-  _globals['_CHUNK']._serialized_start=1447
-  _globals['_CHUNK']._serialized_end=1610
-  _globals['_TOKENLOGPROBS']._serialized_start=1612
-  _globals['_TOKENLOGPROBS']._serialized_end=1682
-  _globals['_TOPLOGPROB']._serialized_start=1684
-  _globals['_TOPLOGPROB']._serialized_end=1731
-  _globals['_CHUNKTIMING']._serialized_start=1733
-  _globals['_CHUNKTIMING']._serialized_end=1785
-  _globals['_NOTICE']._serialized_start=1787
-  _globals['_NOTICE']._serialized_end=1823
-  _globals['_FINISHED']._serialized_start=1826
-  _globals['_FINISHED']._serialized_end=2018
-  _globals['_USAGE']._serialized_start=2020
-  _globals['_USAGE']._serialized_end=2107
-  _globals['_TIMING']._serialized_start=2110
-  _globals['_TIMING']._serialized_end=2241
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=2243
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=2345
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2347
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2406
-  _globals['_GENERATIONSERVICE']._serialized_start=2661
-  _globals['_GENERATIONSERVICE']._serialized_end=2839
+  _globals['_START']._serialized_end=771
+  _globals['_RESUME']._serialized_start=773
+  _globals['_RESUME']._serialized_end=845
+  _globals['_PROMPTPART']._serialized_start=847
+  _globals['_PROMPTPART']._serialized_end=887
+  _globals['_ACK']._serialized_start=889
+  _globals['_ACK']._serialized_end=907
+  _globals['_CANCEL']._serialized_start=909
+  _globals['_CANCEL']._serialized_end=933
+  _globals['_GENERATERESPONSE']._serialized_start=936
+  _globals['_GENERATERESPONSE']._serialized_end=1170
+  _globals['_ACCEPTED']._serialized_start=1173
+  _globals['_ACCEPTED']._serialized_end=1344
+  _globals['_PROGRESS']._serialized_start=1346
+  _globals['_PROGRESS']._serialized_end=1464
+  _globals['_CHUNK']._serialized_start=1467
+  _globals['_CHUNK']._serialized_end=1630
+  _globals['_TOKENLOGPROBS']._serialized_start=1632
+  _globals['_TOKENLOGPROBS']._serialized_end=1702
+  _globals['_TOPLOGPROB']._serialized_start=1704
+  _globals['_TOPLOGPROB']._serialized_end=1751
+  _globals['_CHUNKTIMING']._serialized_start=1753
+  _globals['_CHUNKTIMING']._serialized_end=1805
+  _globals['_NOTICE']._serialized_start=1807
+  _globals['_NOTICE']._serialized_end=1843
+  _globals['_FINISHED']._serialized_start=1846
+  _globals['_FINISHED']._serialized_end=2038
+  _globals['_USAGE']._serialized_start=2040
+  _globals['_USAGE']._serialized_end=2127
+  _globals['_TIMING']._serialized_start=2130
+  _globals['_TIMING']._serialized_end=2307
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=2309
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2411
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2413
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2472
+  _globals['_GENERATIONSERVICE']._serialized_start=2727
+  _globals['_GENERATIONSERVICE']._serialized_end=2905
 # @@protoc_insertion_point(module_scope)

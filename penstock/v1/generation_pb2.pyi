@@ -143,6 +143,7 @@ class Start(_message.Message):
     FLOW_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Name of this request in logs and in `accepted`. At most 128 characters. Empty: the server makes one."""
     model: _builtins.str
@@ -152,6 +153,11 @@ class Start(_message.Message):
     priority: Global___Priority.ValueType
     """Class of service. A higher class starts first and has its own target for time to first token. The
     tenant's maximum class clamps it. UNSPECIFIED: the server's default class.
+    """
+    cache_salt: _builtins.str
+    """Streams share the computation of equal beginnings of their prompts only with streams of the same
+    tenant and the same salt, so that nobody can probe for another's prompt by timing. At most 128
+    characters. Empty: shared within the tenant.
     """
     @_builtins.property
     def chat(self) -> _input_pb2.ChatInput:
@@ -204,10 +210,11 @@ class Start(_message.Message):
         flow: _options_pb2.FlowOptions | None = ...,
         priority: Global___Priority.ValueType = ...,
         resume: Global___Resume | None = ...,
+        cache_salt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "flow", b"flow", "input", b"input", "output", b"output", "prompt", b"prompt", "prompt_parts", b"prompt_parts", "resume", b"resume", "sampling", b"sampling", "stopping", b"stopping", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "flow", b"flow", "input", b"input", "model", b"model", "output", b"output", "priority", b"priority", "prompt", b"prompt", "prompt_parts", b"prompt_parts", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "stopping", b"stopping", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "chat", b"chat", "flow", b"flow", "input", b"input", "model", b"model", "output", b"output", "priority", b"priority", "prompt", b"prompt", "prompt_parts", b"prompt_parts", "request_id", b"request_id", "resume", b"resume", "sampling", b"sampling", "stopping", b"stopping", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens", "prompt_parts"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -619,7 +626,8 @@ class Notice(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable machine-readable name in UPPER_SNAKE_CASE. SLOW_CONSUMER: acks come later than
-    slow_consumer_threshold_ms on average; sent once per stream.
+    slow_consumer_threshold_ms on average; sent once per stream. FAILOVER: the worker that ran the stream
+    was lost; it goes on elsewhere with the next token.
     """
     text: _builtins.str
     """One sentence for a person."""
@@ -693,7 +701,7 @@ class Usage(_message.Message):
     prompt_tokens: _builtins.int
     """Tokens of the input, special tokens included."""
     cached_prompt_tokens: _builtins.int
-    """Of those, tokens whose computation was reused. Always 0 while there is no prefix cache."""
+    """Of those, tokens whose computation was reused from the prefix cache."""
     completion_tokens: _builtins.int
     """Output tokens: as many as token ids were sent in chunks, those of Resume.token_ids included."""
     def __init__(
@@ -723,6 +731,8 @@ class Timing(_message.Message):
     DECODE_MS_FIELD_NUMBER: _builtins.int
     STALLED_MS_FIELD_NUMBER: _builtins.int
     ADMISSION_MS_FIELD_NUMBER: _builtins.int
+    TOKENISE_MS_FIELD_NUMBER: _builtins.int
+    CACHE_LOOKUP_MS_FIELD_NUMBER: _builtins.int
     queue_ms: _builtins.float
     """From the start message until the model began with the prompt; waiting for admission and tokenising
     included.
@@ -737,6 +747,10 @@ class Timing(_message.Message):
     """With tokens waiting and no credit."""
     admission_ms: _builtins.float
     """Of queue_ms, from the start message until the stream was handed to the model: waiting for admission."""
+    tokenise_ms: _builtins.float
+    """Making token ids of the input, while the stream waited or after it."""
+    cache_lookup_ms: _builtins.float
+    """Looking for a cached beginning of the prompt."""
     def __init__(
         self,
         *,
@@ -746,10 +760,12 @@ class Timing(_message.Message):
         decode_ms: _builtins.float = ...,
         stalled_ms: _builtins.float = ...,
         admission_ms: _builtins.float = ...,
+        tokenise_ms: _builtins.float = ...,
+        cache_lookup_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_ms", b"admission_ms", "decode_ms", b"decode_ms", "first_token_ms", b"first_token_ms", "prefill_ms", b"prefill_ms", "queue_ms", b"queue_ms", "stalled_ms", b"stalled_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission_ms", b"admission_ms", "cache_lookup_ms", b"cache_lookup_ms", "decode_ms", b"decode_ms", "first_token_ms", b"first_token_ms", "prefill_ms", b"prefill_ms", "queue_ms", b"queue_ms", "stalled_ms", b"stalled_ms", "tokenise_ms", b"tokenise_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

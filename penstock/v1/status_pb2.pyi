@@ -70,8 +70,10 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """No step and no sign of life for engine.stuck_after_ms."""
     WORKER_STATE_DEAD: _WorkerState.ValueType  # 4
     """The process ended; a restart is due after a back-off."""
-    WORKER_STATE_STOPPING: _WorkerState.ValueType  # 5
-    """Being stopped with the server."""
+    WORKER_STATE_DRAINING: _WorkerState.ValueType  # 5
+    """Ends when its streams have."""
+    WORKER_STATE_CRASH_LOOP: _WorkerState.ValueType  # 6
+    """It ended too often without having done anything, and is not started again."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
     """State of the worker process."""
@@ -86,8 +88,10 @@ WORKER_STATE_SUSPECT: WorkerState.ValueType  # 3
 """No step and no sign of life for engine.stuck_after_ms."""
 WORKER_STATE_DEAD: WorkerState.ValueType  # 4
 """The process ended; a restart is due after a back-off."""
-WORKER_STATE_STOPPING: WorkerState.ValueType  # 5
-"""Being stopped with the server."""
+WORKER_STATE_DRAINING: WorkerState.ValueType  # 5
+"""Ends when its streams have."""
+WORKER_STATE_CRASH_LOOP: WorkerState.ValueType  # 6
+"""It ended too often without having done anything, and is not started again."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
@@ -196,24 +200,30 @@ class Status(_message.Message):
     UPTIME_S_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
-    WORKER_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     ACTIVE_STREAMS_FIELD_NUMBER: _builtins.int
     MESSAGE_POOL_FIELD_NUMBER: _builtins.int
     ADMISSION_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_WORKER_FIELD_NUMBER: _builtins.int
+    FAILOVERS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of Penstock."""
     uptime_s: _builtins.float
     """Seconds since the server started."""
     draining: _builtins.bool
     """True after SIGTERM: streams in flight go on, new ones are refused."""
+    waiting_for_worker: _builtins.int
+    """Admitted streams that no worker has room for."""
+    failovers: _builtins.int
+    """Streams that went on after the loss of their worker, since the server started."""
     @_builtins.property
     def streams(self) -> Global___StreamCounts:
         """Streams."""
 
     @_builtins.property
-    def worker(self) -> Global___Worker:
-        """The worker process that runs the model."""
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
+        """The worker processes that run the models."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
@@ -238,15 +248,17 @@ class Status(_message.Message):
         uptime_s: _builtins.float = ...,
         draining: _builtins.bool = ...,
         streams: Global___StreamCounts | None = ...,
-        worker: Global___Worker | None = ...,
+        workers: _abc.Iterable[Global___Worker] | None = ...,
         models: _abc.Iterable[_model_pb2.Model] | None = ...,
         active_streams: _abc.Iterable[Global___StreamStatus] | None = ...,
         message_pool: Global___MessagePool | None = ...,
         admission: Global___Admission | None = ...,
+        waiting_for_worker: _builtins.int = ...,
+        failovers: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "message_pool", b"message_pool", "streams", b"streams", "worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "message_pool", b"message_pool", "streams", b"streams"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "admission", b"admission", "draining", b"draining", "message_pool", b"message_pool", "models", b"models", "streams", b"streams", "uptime_s", b"uptime_s", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "admission", b"admission", "draining", b"draining", "failovers", b"failovers", "message_pool", b"message_pool", "models", b"models", "streams", b"streams", "uptime_s", b"uptime_s", "version", b"version", "waiting_for_worker", b"waiting_for_worker", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -689,7 +701,7 @@ Global___EndedCounts: _TypeAlias = EndedCounts  # noqa: Y015
 
 @_typing.final
 class Worker(_message.Message):
-    """The worker process that runs the model."""
+    """A worker process, which runs one model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -707,6 +719,15 @@ class Worker(_message.Message):
     RSS_BYTES_FIELD_NUMBER: _builtins.int
     PARKED_KV_BYTES_FIELD_NUMBER: _builtins.int
     EVICTIONS_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    PREFIX_CACHE_FIELD_NUMBER: _builtins.int
+    STEP_S_FIELD_NUMBER: _builtins.int
+    OUTSIDE_MODEL_S_FIELD_NUMBER: _builtins.int
+    MAX_DECODE_GAP_MS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKENS_GUESSED_FIELD_NUMBER: _builtins.int
+    FIRST_TOKENS_WRONG_FIELD_NUMBER: _builtins.int
     state: Global___WorkerState.ValueType
     """Its state."""
     pid: _builtins.int
@@ -735,6 +756,26 @@ class Worker(_message.Message):
     """Bytes of KV cache that paused rows keep, at most engine.max_parked_kv_bytes."""
     evictions: _builtins.int
     """Times a paused row lost its KV cache, which is computed again when the row goes on."""
+    index: _builtins.int
+    """Its number among the workers of its model, from 0."""
+    model: _builtins.str
+    """The model that it runs; empty before the first load."""
+    streams: _builtins.int
+    """Streams that were given to it and have not ended."""
+    step_s: _builtins.float
+    """Seconds in decode steps and prefill since it started."""
+    outside_model_s: _builtins.float
+    """Of those, seconds outside MLX."""
+    max_decode_gap_ms: _builtins.float
+    """Longest time between two decode steps while streams were decoded, in milliseconds."""
+    first_tokens_guessed: _builtins.int
+    """First tokens that were sent before they were computed."""
+    first_tokens_wrong: _builtins.int
+    """Of those, how many were not what was computed then."""
+    @_builtins.property
+    def prefix_cache(self) -> Global___PrefixCache:
+        """The prefix cache."""
+
     def __init__(
         self,
         *,
@@ -752,11 +793,58 @@ class Worker(_message.Message):
         rss_bytes: _builtins.int = ...,
         parked_kv_bytes: _builtins.int = ...,
         evictions: _builtins.int = ...,
+        index: _builtins.int = ...,
+        model: _builtins.str = ...,
+        streams: _builtins.int = ...,
+        prefix_cache: Global___PrefixCache | None = ...,
+        step_s: _builtins.float = ...,
+        outside_model_s: _builtins.float = ...,
+        max_decode_gap_ms: _builtins.float = ...,
+        first_tokens_guessed: _builtins.int = ...,
+        first_tokens_wrong: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_cache", b"prefix_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_blas", b"cpu_blas", "decode_steps", b"decode_steps", "evictions", b"evictions", "generated_tokens", b"generated_tokens", "kv_bytes", b"kv_bytes", "max_cancel_delay_steps", b"max_cancel_delay_steps", "parked_kv_bytes", b"parked_kv_bytes", "paused_rows", b"paused_rows", "pid", b"pid", "restarts", b"restarts", "rss_bytes", b"rss_bytes", "running_rows", b"running_rows", "state", b"state", "waiting_rows", b"waiting_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_blas", b"cpu_blas", "decode_steps", b"decode_steps", "evictions", b"evictions", "first_tokens_guessed", b"first_tokens_guessed", "first_tokens_wrong", b"first_tokens_wrong", "generated_tokens", b"generated_tokens", "index", b"index", "kv_bytes", b"kv_bytes", "max_cancel_delay_steps", b"max_cancel_delay_steps", "max_decode_gap_ms", b"max_decode_gap_ms", "model", b"model", "outside_model_s", b"outside_model_s", "parked_kv_bytes", b"parked_kv_bytes", "paused_rows", b"paused_rows", "pid", b"pid", "prefix_cache", b"prefix_cache", "restarts", b"restarts", "rss_bytes", b"rss_bytes", "running_rows", b"running_rows", "state", b"state", "step_s", b"step_s", "streams", b"streams", "waiting_rows", b"waiting_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Worker: _TypeAlias = Worker  # noqa: Y015
+
+@_typing.final
+class PrefixCache(_message.Message):
+    """KV cache kept of ended streams, for prompts that begin alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    bytes: _builtins.int
+    """Bytes in use."""
+    hits: _builtins.int
+    """Streams that began with a cached prefix."""
+    misses: _builtins.int
+    """Streams that found none."""
+    prompt_tokens: _builtins.int
+    """Prompt tokens of all streams that were taken up."""
+    cached_prompt_tokens: _builtins.int
+    """Of those, tokens that were not computed again."""
+    def __init__(
+        self,
+        *,
+        bytes: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_prompt_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_prompt_tokens", b"cached_prompt_tokens", "hits", b"hits", "misses", b"misses", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixCache: _TypeAlias = PrefixCache  # noqa: Y015

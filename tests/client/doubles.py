@@ -272,7 +272,7 @@ class ScriptedServer(GenerationServiceServicer, ModelServiceServicer, StatusServ
             version="0.1.0",
             uptime_s=3725,
             streams=StreamCounts(active=3, max_active=64, queued=1, streaming=2),
-            worker=Worker(state=WorkerState.WORKER_STATE_READY, pid=42, cpu_blas="openblas"),
+            workers=[Worker(state=WorkerState.WORKER_STATE_READY, pid=42, cpu_blas="openblas")],
             models=[
                 Model(name="tiny", state=ModelState.MODEL_STATE_READY, parameters=1_200_000, is_default=True)
             ],

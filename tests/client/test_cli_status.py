@@ -138,7 +138,7 @@ async def test_status_json(penstock: Penstock) -> None:
     status = json.loads(result.out)
     assert status["streams"]["max_active"] == 64
     assert status["streams"]["stalled"] == 0
-    assert status["worker"]["state"] == "WORKER_STATE_READY"
+    assert status["workers"][0]["state"] == "WORKER_STATE_READY"
 
 
 async def test_status_watch_until_ctrl_c(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from engine.contract import Engine, ModelInfo
-from engine.options import SupervisorOptions, WorkerOptions
+from engine.options import PoolOptions, SupervisorOptions, WorkerOptions
 from engine.requests import GenerationRequest
 from engine.scripted import EOS_TOKEN_ID, ScriptedEngine
 from engine.worker_engine import WorkerEngine
@@ -44,6 +44,21 @@ WORKER = WorkerOptions(
     heartbeat_interval_s=0.02,
     max_parked_kv_bytes=2**30,
     max_parked_s=0.0,
+    idle_sleep_s=0.0,
+    max_decode_gap_s=0.0,
+    max_prefix_cache_bytes=0,
+    max_kv_bytes=0,
+    speculate_first_token=False,
+    max_mismatch_rate=0.01,
+    draft_model="",
+    draft_tokens=3,
+    kv_bits=0,
+    kv_group_size=64,
+    quantized_kv_start=0,
+    max_kv_tokens=0,
+)
+POOL = PoolOptions(
+    workers=1, min_batch_rows=1, steal_threshold_rows=8, max_crashes=8, warm_prompts=16, warm_ttl_s=60.0
 )
 
 

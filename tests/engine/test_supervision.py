@@ -66,9 +66,9 @@ async def test_killed_worker_fails_its_streams_and_is_restarted(engine: WorkerEn
     sinks = [await decoding(engine), Sink()]
     paused = engine.submit(ENDLESS, sinks[1])
     engine.pause(paused)
-    os.kill(before.pid, signal.SIGKILL)
+    os.kill(before.workers[0].pid, signal.SIGKILL)
     refusals, states = [], []
-    while engine.snapshot().restarts == before.restarts:
+    while engine.snapshot().workers[0].restarts == before.workers[0].restarts:
         states.append(engine.snapshot().state)
         # Whatever the moment, the answer is a refusal with a reason.
         try:
@@ -89,8 +89,8 @@ async def test_killed_worker_fails_its_streams_and_is_restarted(engine: WorkerEn
     engine.resume(paused)
     await in_state(engine, EngineState.READY)
     after = engine.snapshot()
-    assert after.restarts == before.restarts + 1
-    assert after.pid != before.pid
+    assert after.workers[0].restarts == before.workers[0].restarts + 1
+    assert after.workers[0].pid != before.workers[0].pid
     assert after.model == before.model
     sink = Sink()
     engine.submit(generation(), sink)
@@ -102,18 +102,18 @@ async def test_stopped_worker_is_suspect_and_ready_again_when_it_goes_on(engine:
     await in_state(engine, EngineState.READY)
     before = engine.snapshot()
     sink = await decoding(engine, generation(max_tokens=300))
-    os.kill(before.pid, signal.SIGSTOP)
+    os.kill(before.workers[0].pid, signal.SIGSTOP)
     try:
         await in_state(engine, EngineState.SUSPECT)
         with pytest.raises(EngineError) as refused:
             engine.submit(generation(), Sink())
         assert refused.value.reason is Reason.WORKER_STUCK
     finally:
-        os.kill(before.pid, signal.SIGCONT)
+        os.kill(before.workers[0].pid, signal.SIGCONT)
     await in_state(engine, EngineState.READY)
     await sink.ended.wait()
     assert len(sink.ids) == 300
-    assert engine.snapshot().restarts == before.restarts
+    assert engine.snapshot().workers[0].restarts == before.workers[0].restarts
 
 
 async def test_worker_that_stays_stopped_is_killed_and_restarted(engine: WorkerEngine) -> None:
@@ -121,7 +121,7 @@ async def test_worker_that_stays_stopped_is_killed_and_restarted(engine: WorkerE
     before = engine.snapshot()
     sink = await decoding(engine)
     began_s = time.monotonic()
-    os.kill(before.pid, signal.SIGSTOP)
+    os.kill(before.workers[0].pid, signal.SIGSTOP)
     with pytest.raises(EngineError) as lost:
         await engine.count_tokens(PROMPT)
     assert lost.value.reason is Reason.WORKER_LOST
@@ -130,14 +130,14 @@ async def test_worker_that_stays_stopped_is_killed_and_restarted(engine: WorkerE
     assert time.monotonic() - began_s > WATCHFUL.kill_after_s - WORKER.heartbeat_interval_s * 4
     assert sink.failed.reason is Reason.WORKER_LOST
     await in_state(engine, EngineState.READY)
-    assert engine.snapshot().restarts == before.restarts + 1
+    assert engine.snapshot().workers[0].restarts == before.workers[0].restarts + 1
 
 
 async def test_stop_while_the_model_is_loaded_ends_start() -> None:
     engine = WorkerEngine(WORKER, replace(SUPERVISOR, stop_timeout_s=0.1))
     starting = asyncio.create_task(engine.start())
-    await eventually(lambda: engine.snapshot().pid)
-    pid = engine.snapshot().pid
+    await eventually(lambda: engine.snapshot().workers[0].pid)
+    pid = engine.snapshot().workers[0].pid
     await engine.stop()
     with pytest.raises(EngineStartError, match="stopped before the model was loaded"):
         await starting
@@ -150,7 +150,7 @@ async def start_error(**changes: Any) -> str:
     with pytest.raises(EngineStartError) as failed:
         await engine.start()
     await engine.stop()
-    assert engine.snapshot().pid == 0
+    assert engine.snapshot().workers[0].pid == 0
     message = str(failed.value)
     assert "\n" not in message
     return message
@@ -252,7 +252,7 @@ async def test_worker_that_does_not_end_is_killed_by_stop_even_when_stopped_twic
 ) -> None:
     """The last one, because it stops the engine of this module."""
     await in_state(engine, EngineState.READY)
-    pid = engine.snapshot().pid
+    pid = engine.snapshot().workers[0].pid
     os.kill(pid, signal.SIGSTOP)
     again = asyncio.create_task(engine.stop())
     await engine.stop()

@@ -4,6 +4,7 @@ import asyncio
 import io
 import math
 import socket
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -11,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import wire
-from engine.contract import EngineCounters, ModelInfo
+from engine.contract import NO_COUNTERS, ModelInfo
 from engine.events import Failed, Finished, FinishReason, Prefill, Token, TokenLogprobs
-from engine.options import WorkerOptions
-from engine.requests import ChatInput, GenerationRequest, PartsInput, TextInput, TokenInput
+from engine.requests import ChatInput, GenerationRequest, PartsInput, TextInput, TokenInput, TokenisedInput
 from flowcontrol.reasons import Reason
 from tests.engine.requests import generation
+from tests.engine.subjects import WORKER
 
 COMMANDS: list[wire.Command] = [
-    wire.Configure(WorkerOptions("embedded", 32, 8, 512, 0, 256, "auto", 0.25, 2**33, 0.5)),
+    wire.Configure(WORKER),
     wire.Submit(1, generation(TextInput("Zoë 🦊"), logit_bias={5: -1.5, 1023: 2.0}, seed=2**64 - 1)),
     wire.Submit(2, generation(ChatInput((("user", "hi"), ("assistant", ""))), stop_strings=("a", "\n"))),
     wire.Submit(3, generation(TokenInput((0, 1023)), max_tokens=None, logprobs=5)),
@@ -30,18 +31,23 @@ COMMANDS: list[wire.Command] = [
     wire.Pause(5),
     wire.Resume(2**40),
     wire.Count(1, TextInput("")),
+    wire.Tokenise(2, generation(ChatInput((("user", "hi"),)), cache_salt="s")),
+    wire.Submit(4, generation(TokenisedInput((1, 2), "chat"))),
     wire.Stop(),
 ]
 MESSAGES: list[wire.Message] = [
     Prefill(1, 3, 10, 200),
     Token(1, 17, " fox", None),
     Token(2, 17, "", TokenLogprobs(-0.25, ((17, -0.25), (3, -math.inf)))),
-    Finished(1, FinishReason.STOP, "he", "stop", None, 3, 4, 0.5, 0.25, 1.5),
-    Finished(1, FinishReason.LENGTH, "", "", 2, 3, 4, 0.0, 0.0, 0.0),
+    Finished(1, FinishReason.STOP, "he", "stop", None, 3, 4, 2, 0.5, 0.125, 0.0625, 0.25, 1.5),
+    Finished(1, FinishReason.LENGTH, "", "", 2, 3, 4, 0, 0.0, 0.0, 0.0, 0.0, 0.0),
     Failed(9, Reason.INVALID_REQUEST, "sampling.top_k: too large", "sampling.top_k"),
     wire.Ready(ModelInfo("n", "s", "llama", 10**12, 1024, 2048, True, "0a1b", 4096.0), "/lib/blas.so", 0.02),
     wire.StartFailed("no such model"),
-    wire.Heartbeat(EngineCounters(1, 2, 3, 2**40, 5, 6, 7, 8, 9, 10)),
+    wire.Heartbeat(replace(NO_COUNTERS, running_rows=1, kv_bytes=2**40, step_s=0.5)),
+    wire.Loading("weights", 2**33, 2**40),
+    wire.Tokenised(1, (5, 6), 0.25, None, "", ""),
+    wire.Tokenised(1, (), 0.0, Reason.INVALID_REQUEST, "prompt: too long", "prompt"),
     wire.Counted(1, 5, None, "", ""),
     wire.Counted(2, 0, Reason.INVALID_REQUEST, "chat: no template", "chat"),
 ]

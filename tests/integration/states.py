@@ -6,7 +6,7 @@ from tests.service.servers import Stubs
 
 
 def _is_idle(status: Status) -> bool:
-    worker = status.worker
+    worker = status.workers[0]
     return not (status.streams.active or worker.running_rows or worker.waiting_rows or worker.paused_rows)
 
 
@@ -19,7 +19,7 @@ async def stalled(stubs: Stubs, streams: int = 1) -> Status:
     """The status once so many streams are stalled, their rows are parked and no row runs."""
     return await eventually(
         stubs.status,
-        lambda s: s.streams.stalled == s.worker.paused_rows == streams and not s.worker.running_rows,
+        lambda s: s.streams.stalled == s.workers[0].paused_rows == streams and not s.workers[0].running_rows,
     )
 
 
@@ -29,7 +29,7 @@ async def stands_still(stubs: Stubs) -> Status:
 
     def settled(status: Status) -> bool:
         nonlocal steps
-        before, steps = steps, status.worker.decode_steps
-        return before == steps and not status.worker.running_rows
+        before, steps = steps, status.workers[0].decode_steps
+        return before == steps and not status.workers[0].running_rows
 
     return await eventually(stubs.status, settled)

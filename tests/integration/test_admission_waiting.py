@@ -123,7 +123,7 @@ async def test_a_deadline_that_passes_in_the_queue_is_never_run(stubs: Stubs) ->
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "WOULD_MISS_DEADLINE"),
     }
     after = await eventually(stubs.status, lambda s: not s.admission.limits.queued, within_s=1.0)
-    assert after.worker.generated_tokens == before.worker.generated_tokens
+    assert after.workers[0].generated_tokens == before.workers[0].generated_tokens
     for holder in holders:
         await holder.let_go()
     status = await at_rest(stubs)
@@ -140,7 +140,7 @@ async def test_pieces_of_a_prompt_that_come_while_it_waits_are_all_there(stubs: 
             await call.send(prompt_part=pb.PromptPart(text=text))
         await call.send(prompt_part=pb.PromptPart(text=" six seven", last=True))
         await call.half_close()
-        assert (await queued(stubs, 2)).worker.waiting_rows == 0
+        assert (await queued(stubs, 2)).workers[0].waiting_rows == 0
         for holder in holders:
             await holder.let_go()
         answer = await call.rest()
@@ -208,7 +208,7 @@ async def test_a_burst_never_overshoots_the_bounds(stubs: Stubs) -> None:
             status = await stubs.status()
             most_queued = max(most_queued, status.admission.limits.queued)
             most_in_flight = max(most_in_flight, status.admission.limits.in_flight)
-            most_rows = max(most_rows, status.worker.running_rows)
+            most_rows = max(most_rows, status.workers[0].running_rows)
             await asyncio.sleep(0.005)
 
     watching = asyncio.create_task(watch())

@@ -67,7 +67,7 @@ async def in_pieces(stubs: Stubs) -> GenerateCall:
     await call.send(prompt_part=pb.PromptPart(last=True))
     await call.half_close()
     status = await queued(stubs, before + 1)
-    assert status.worker.waiting_rows == 0
+    assert status.workers[0].waiting_rows == 0
     return call
 
 
@@ -114,12 +114,12 @@ async def test_who_waits_is_kept_when_the_worker_is_lost(stubs: Stubs) -> None:
     holders = [await holding(stubs) for _ in range(LIMIT)]
     calls: list[GenerateCall] = [await waiting(stubs, endless(20, prompt=STORY)) for _ in range(3)]
     calls.append(await in_pieces(stubs))
-    os.kill(before.worker.pid, signal.SIGKILL)
+    os.kill(before.workers[0].pid, signal.SIGKILL)
     for holder in holders:
         refusal = await refusal_of(holder)
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST")
     lost = await stubs.status()
-    assert lost.worker.state in (status_pb2.WORKER_STATE_DEAD, status_pb2.WORKER_STATE_STARTING)
+    assert lost.workers[0].state in (status_pb2.WORKER_STATE_DEAD, status_pb2.WORKER_STATE_STARTING)
     limits = lost.admission.limits
     assert (limits.in_flight, limits.queued) == (0, 4)
     refusal = await turned_away(stubs, endless(3))
@@ -129,5 +129,5 @@ async def test_who_waits_is_kept_when_the_worker_is_lost(stubs: Stubs) -> None:
         assert answer.end.usage == expected.end.usage
         assert answer.end.timing.admission_ms > 100
     after = await idle(stubs)
-    assert after.worker.restarts == before.worker.restarts + 1
+    assert after.workers[0].restarts == before.workers[0].restarts + 1
     assert after.admission.refused == before.admission.refused

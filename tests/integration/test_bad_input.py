@@ -54,7 +54,7 @@ async def goes_on(stubs: Stubs) -> AsyncIterator[None]:
     answer = await generate(stubs.generation, endless(3))
     assert len(answer.token_ids) == 3
     after = await idle(stubs)
-    assert (after.worker.pid, after.worker.restarts) == (before.worker.pid, 0)
+    assert (after.workers[0].pid, after.workers[0].restarts) == (before.workers[0].pid, 0)
     assert after.streams.ended.finished > before.streams.ended.finished
 
 

@@ -56,7 +56,7 @@ async def leave(stubs: Stubs, address: str, dice: random.Random) -> None:
                 return
             await call.read_chunks(3 if way == "stall" else dice.randrange(1, 4))
             if way == "stall":
-                await eventually(stubs.status, lambda status: status.worker.paused_rows > 0)
+                await eventually(stubs.status, lambda status: status.workers[0].paused_rows > 0)
             if way == "cancel message":
                 await call.send(cancel=pb.Cancel())
                 await call.rest()
@@ -88,7 +88,7 @@ async def stall_together(stubs: Stubs, callers: int) -> Status:
 def resident_bytes(server: ServerProcess, status: Status) -> int:
     """Of the server process and its worker together."""
     pages = int(Path(f"/proc/{server.pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * 4096 + status.worker.rss_bytes
+    return pages * 4096 + status.workers[0].rss_bytes
 
 
 async def test_a_thousand_callers_who_leave(server_process: StartServer) -> None:
@@ -97,8 +97,8 @@ async def test_a_thousand_callers_who_leave(server_process: StartServer) -> None
     await asyncio.to_thread(server.wait_serving)
     async with stubs_of(server.address) as stubs:
         parked = await stall_together(stubs, AT_ONCE)
-        assert 0 < parked.worker.parked_kv_bytes <= MAX_PARKED_KV_BYTES
-        assert parked.worker.evictions > 0
+        assert 0 < parked.workers[0].parked_kv_bytes <= MAX_PARKED_KV_BYTES
+        assert parked.workers[0].evictions > 0
         await leave_all(stubs, server.address, WARM_UP - AT_ONCE, dice)
         before = resident_bytes(server, await idle(stubs))
         await leave_all(stubs, server.address, CALLERS - WARM_UP, dice)
@@ -106,7 +106,11 @@ async def test_a_thousand_callers_who_leave(server_process: StartServer) -> None
         ended = status.streams.ended
         assert ended.cancelled + ended.finished == CALLERS
         assert ended.failed == 0
-        assert (status.streams.active, status.worker.parked_kv_bytes, status.worker.kv_bytes) == (0, 0, 0)
+        assert (status.streams.active, status.workers[0].parked_kv_bytes, status.workers[0].kv_bytes) == (
+            0,
+            0,
+            0,
+        )
         assert status.message_pool.in_use == 0
         assert resident_bytes(server, status) <= 1.1 * before
     assert await asyncio.to_thread(_still_serves, server.address)

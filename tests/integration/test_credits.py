@@ -38,14 +38,14 @@ async def test_a_client_that_never_acks_gets_exactly_the_window(
         await call.read_chunks(window)
         read = await no_message_comes(stubs, call)
         # Another stream goes on beside it, and its steps are the only ones.
-        steps = (await stalled(stubs)).worker.decode_steps
+        steps = (await stalled(stubs)).workers[0].decode_steps
         # One chunk waits, and the row may have made one more step before it was parked.
-        assert window < steps - before.worker.decode_steps <= window + 2
+        assert window < steps - before.workers[0].decode_steps <= window + 2
         beside = await generate(stubs.generation, endless(20))
         assert len(beside.token_ids) == 20
         after = await stalled(stubs)
-        assert after.worker.decode_steps == steps + 20
-        assert after.worker.kv_bytes > 0
+        assert after.workers[0].decode_steps == steps + 20
+        assert after.workers[0].kv_bytes > 0
         assert not read.done()
         read.cancel()
 

@@ -34,11 +34,11 @@ async def freed(stubs: Stubs, before: Status) -> Status:
     """The status once everything is free again; one stream was cancelled since `before`."""
     after = await idle(stubs)
     still = await stands_still(stubs)
-    assert still.worker.decode_steps < before.worker.decode_steps + LONG
+    assert still.workers[0].decode_steps < before.workers[0].decode_steps + LONG
     assert after.streams.ended.cancelled == before.streams.ended.cancelled + 1
     assert after.streams.ended.finished == before.streams.ended.finished
-    assert still.worker.max_cancel_delay_steps <= 1
-    assert still.worker.kv_bytes == 0
+    assert still.workers[0].max_cancel_delay_steps <= 1
+    assert still.workers[0].kv_bytes == 0
     return still
 
 

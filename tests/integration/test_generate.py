@@ -40,8 +40,8 @@ async def test_a_stream_counts_in_the_status(stubs: Stubs) -> None:
     await generate(stubs.generation, endless(5))
     after: Status = await stubs.status()
     assert after.streams.ended.finished == before.streams.ended.finished + 1
-    assert after.worker.pid > 0
-    assert (after.worker.restarts, after.worker.cpu_blas) == (0, "")
+    assert after.workers[0].pid > 0
+    assert (after.workers[0].restarts, after.workers[0].cpu_blas) == (0, "")
 
 
 async def test_text_is_what_the_tokenizer_makes_of_the_ids(stubs: Stubs) -> None:

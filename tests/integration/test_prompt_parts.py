@@ -42,4 +42,4 @@ async def test_leaving_in_the_middle_frees_the_prompt(stubs: Stubs) -> None:
         while not call.answer.progress:
             await call.read()
     status = await idle(stubs)
-    assert (status.worker.kv_bytes, status.worker.parked_kv_bytes) == (0, 0)
+    assert (status.workers[0].kv_bytes, status.workers[0].parked_kv_bytes) == (0, 0)

@@ -118,7 +118,7 @@ async def test_a_worker_that_is_killed(server_process: StartServer, grpc_addr: s
     server = server_process(OPTIONS)
     await asyncio.to_thread(server.wait_serving)
     async with Client(server.address) as client:
-        pid = (await client.status()).worker.pid
+        pid = (await client.status()).workers[0].pid
 
         def kill(tokens: int) -> None:
             if tokens == 40:

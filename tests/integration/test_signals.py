@@ -66,7 +66,7 @@ async def test_a_stream_in_flight_finishes_and_new_ones_are_refused(server_proce
         assert len((await call.rest()).token_ids) == 40
         watch.cancel()
         assert await ended(server) == 0
-    assert not process_exists(status.worker.pid)
+    assert not process_exists(status.workers[0].pid)
     assert server.stderr() == ""
 
 

@@ -59,7 +59,7 @@ def mapped(pid: int) -> str:
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 async def test_only_the_worker_maps_mlx(stubs: Stubs, own_server: ServerProcess) -> None:
     await generate(stubs.generation, endless(3))
-    worker = (await stubs.status()).worker
+    worker = (await stubs.status()).workers[0]
     assert worker.rss_bytes > 10 * 2**20
     assert "libmlx" in mapped(worker.pid)
     assert "libmlx" not in mapped(own_server.pid)
@@ -78,7 +78,7 @@ async def test_a_killed_worker_is_replaced(stubs: Stubs) -> None:
     assert await leaving.code() is grpc.StatusCode.CANCELLED
     other = await watched(stubs, "penstock.v1.StatusService")
     models_watch = asyncio.create_task(other.read())
-    os.kill(before.worker.pid, signal.SIGKILL)
+    os.kill(before.workers[0].pid, signal.SIGKILL)
     for stream in streams:
         refusal = await stream.refused()
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST")
@@ -94,9 +94,9 @@ async def test_a_killed_worker_is_replaced(stubs: Stubs) -> None:
     assert not models_watch.done()
     models_watch.cancel()
     after = await idle(stubs)
-    assert after.worker.restarts == before.worker.restarts + 1
-    assert after.worker.pid not in (0, before.worker.pid)
-    assert after.worker.decode_steps == 0
+    assert after.workers[0].restarts == before.workers[0].restarts + 1
+    assert after.workers[0].pid not in (0, before.workers[0].pid)
+    assert after.workers[0].decode_steps == 0
     # The three; the one that came while the model was loading was not admitted.
     assert after.streams.ended.failed == before.streams.ended.failed + 3
     assert (await generate(stubs.generation, endless(10))).text.strip()
@@ -104,7 +104,7 @@ async def test_a_killed_worker_is_replaced(stubs: Stubs) -> None:
 
 async def refused_while_loading(stubs: Stubs) -> None:
     status = await stubs.status()
-    assert status.worker.state in (status_pb2.WORKER_STATE_DEAD, status_pb2.WORKER_STATE_STARTING)
+    assert status.workers[0].state in (status_pb2.WORKER_STATE_DEAD, status_pb2.WORKER_STATE_STARTING)
     assert status.models[0].state == model_pb2.MODEL_STATE_LOADING
     refusal = await refused(stubs.generation, START)
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_LOADING")
@@ -116,7 +116,7 @@ async def refused_while_loading(stubs: Stubs) -> None:
 
 async def test_a_stopped_worker_is_not_serving_and_serves_again_when_it_goes_on(stubs: Stubs) -> None:
     watch = await watched(stubs)
-    pid = (await stubs.status()).worker.pid
+    pid = (await stubs.status()).workers[0].pid
     async with GenerateCall(stubs.generation) as call:
         await call.start(endless(100))
         os.kill(pid, signal.SIGSTOP)
@@ -126,7 +126,7 @@ async def test_a_stopped_worker_is_not_serving_and_serves_again_when_it_goes_on(
             response = await stubs.health.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
             assert response.status == NOT_SERVING
             status = await stubs.status()
-            assert status.worker.state == status_pb2.WORKER_STATE_SUSPECT
+            assert status.workers[0].state == status_pb2.WORKER_STATE_SUSPECT
             assert status.models[0].state == model_pb2.MODEL_STATE_STUCK
             refusal = await refused(stubs.generation, START)
             assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_STUCK")
@@ -137,7 +137,7 @@ async def test_a_stopped_worker_is_not_serving_and_serves_again_when_it_goes_on(
         # The stream that was in flight goes on.
         await call.half_close()
         assert len((await call.rest()).token_ids) == 100
-    assert (await stubs.status()).worker.pid == pid
+    assert (await stubs.status()).workers[0].pid == pid
 
 
 async def test_check_and_list_per_service(stubs: Stubs) -> None:

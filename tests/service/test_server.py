@@ -25,7 +25,7 @@ ONE_STREAM = governor_options(initial_streams=1)
 class RaisingEngine(ScriptedEngine):
     """An engine with a defect."""
 
-    def submit(self, request: GenerationRequest, sink: EventSink) -> int:
+    def submit(self, request: GenerationRequest, sink: EventSink, *, prepared: int = 0) -> int:
         raise LookupError("a defect")
 
 
@@ -96,7 +96,7 @@ async def test_a_stream_that_runs_too_long_is_ended_by_the_server() -> None:
             refusal = await call.refused()
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "STREAM_TIMEOUT")
         status = await none_active(local.stubs)
-        assert (status.streams.ended.failed, status.worker.running_rows) == (1, 0)
+        assert (status.streams.ended.failed, status.workers[0].running_rows) == (1, 0)
 
 
 async def test_a_caller_that_never_sends_start_holds_no_place() -> None:
