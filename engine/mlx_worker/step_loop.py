@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from engine.contract import NO_COUNTERS, EngineCounters
 from engine.events import Failed, FinishReason, Prefill, Token
 from engine.mlx_worker.batch import Batch
-from engine.mlx_worker.logprobs import token_logprobs
+from engine.mlx_worker.generator import PromptProgress, StepToken
 from engine.mlx_worker.row import Row
 from engine.wire import Cancel, Heartbeat, Message, Pause, Resume, Stop
 from flowcontrol.parking import ParkingLot
@@ -39,6 +38,7 @@ class StepLoop:
         *,
         parking: ParkingLot[Row],
         max_batch_rows: int,
+        prefill_step_tokens: int,
         heartbeat_interval_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -48,6 +48,7 @@ class StepLoop:
         self._parking = parking
         self._clock = clock
         self._max_batch_rows = max_batch_rows
+        self._prefill_step_tokens = prefill_step_tokens
         self._heartbeat_interval_s = heartbeat_interval_s
         self._orders: queue.SimpleQueue[tuple[Order, int]] = queue.SimpleQueue()
         self._rows: dict[int, Row] = {}
@@ -189,53 +190,44 @@ class StepLoop:
     def _step(self) -> None:
         began_s = self._clock()
         try:
-            prompts, tokens = self._batch.next()
+            step = self._batch.next(self._prefill_step_tokens)
         except Exception as error:  # Any exception means that the generator is not to be trusted.
             self._recover(error)
             return
         now_s = self._clock()
-        for response in prompts:
-            row = self._batch.row(response.uid)
+        for progress in step.prompts:
+            row = self._batch.row(progress.uid)
             if row.prefill_began_s is None:
                 row.prefill_began_s = began_s
-            self._tell_progress(row, response)
-            if not row.whole and response.end_of_segment:
+            self._tell_progress(row, progress)
+            if not row.whole and progress.at_last:
                 self._park(row)  # Until more of its prompt comes.
-        if tokens:
+        if step.tokens:
             self._failed_steps = 0
             self._steps += 1
-            self._generated += len(tokens)
-        for response in tokens:
-            self._take_token(self._batch.row(response.uid), response, now_s)
+            self._generated += len(step.tokens)
+        for token in step.tokens:
+            self._take_token(self._batch.row(token.uid), token, now_s)
 
-    def _tell_progress(self, row: Row, response: Any) -> None:
+    def _tell_progress(self, row: Row, progress: PromptProgress) -> None:
         """Tell how far a prompt is, unless nothing new is to tell."""
-        if row.first_token_s is not None or (response.end_of_prompt and row.prefill_done):
+        if row.first_token_s is not None:
             return
-        done, inserted = response.progress
         total = len(row.tokens)
-        done += total - inserted  # Some were in a parked cache.
+        done = progress.done + total - progress.total  # Some were in a parked cache.
         if done > row.prefill_done:
             row.prefill_done = done
             self._messages.append(Prefill(row.stream, 0, done, total))
 
-    def _take_token(self, row: Row, response: Any, now_s: float) -> None:
-        token_id: int = response.token
-        finish: str | None = response.finish_reason
-        if finish is not None:
-            self._batch.forget(row)
-        if finish == "stop":
-            self._finish(row, FinishReason.STOP, token_id, now_s)
+    def _take_token(self, row: Row, token: StepToken, now_s: float) -> None:
+        if token.token_id in row.prepared.ending_ids:
+            self._finish(row, FinishReason.STOP, token.token_id, now_s)
             return
-        text = row.add_token(token_id, now_s)
-        wanted = row.prepared.request.logprobs
-        logprobs = None
-        if wanted is not None:
-            logprobs = token_logprobs(response.logprobs, token_id, wanted)
-        self._messages.append(Token(row.stream, token_id, text, logprobs))
+        text = row.add_token(token.token_id, now_s)
+        self._messages.append(Token(row.stream, token.token_id, text, token.logprobs))
         if row.stops.stopped_by:
             self._finish(row, FinishReason.STOP, None, now_s)
-        elif finish == "length":
+        elif not row.remaining_tokens:
             self._finish(row, FinishReason.LENGTH, None, now_s)
         elif row.paused:
             self._park(row)

@@ -3,14 +3,29 @@
 import time
 from collections.abc import Callable
 
-from mlx_lm.generate import BatchGenerator
-
 from engine.mlx_worker.batch import MakeGenerator
+from engine.mlx_worker.generator import Generator, RowInput
+from engine.requests import Sampling
 
 _PROMPT_TOKENS = 16
 _OUTPUT_TOKENS = 4
 _ROWS = 2
 _SHORT_PROMPT_TOKENS = 2
+_PREFILL_TOKENS = 512
+_GREEDY = Sampling(
+    temperature=0.0,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    penalty_context_tokens=1,
+    logit_bias={},
+    seed=0,
+    xtc_probability=0.0,
+    xtc_threshold=0.1,
+)
 
 
 def warm_up(
@@ -29,20 +44,37 @@ def warm_up(
 
 
 def _generate(
-    generator: BatchGenerator, rows: int, prompt_tokens: int, vocab_size: int, clock: Callable[[], float]
+    generator: Generator, rows: int, prompt_tokens: int, vocab_size: int, clock: Callable[[], float]
 ) -> float:
     """Seconds of a call that gave a token to as many rows as any did, the shortest of them."""
     try:
         prompt = [token % vocab_size for token in range(prompt_tokens)]
-        generator.insert([list(prompt) for _ in range(rows)], max_tokens=[_OUTPUT_TOKENS] * rows)
-        unfinished, most, step_s = rows, 0, 0.0
+        unfinished = {generator.insert(_greedy(prompt)): _OUTPUT_TOKENS for _ in range(rows)}
+        most, step_s = rows, 0.0
         while unfinished:
             began_s = clock()
-            _, tokens = generator.next()
+            tokens = generator.next(_PREFILL_TOKENS).tokens
             took_s = clock() - began_s
             if len(tokens) > most or (len(tokens) == most and took_s < step_s):
                 most, step_s = len(tokens), took_s
-            unfinished -= sum(token.finish_reason is not None for token in tokens)
+            for token in tokens:
+                unfinished[token.uid] -= 1
+                if not unfinished[token.uid]:
+                    del unfinished[token.uid]
+                    generator.remove(token.uid)
         return step_s
     finally:
         generator.close()
+
+
+def _greedy(prompt: list[int]) -> RowInput:
+    return RowInput(
+        tokens=prompt,
+        cache=None,
+        covered=[],
+        prompt_tokens=len(prompt),
+        sampling=_GREEDY,
+        min_tokens=0,
+        ending_ids=(),
+        logprobs=None,
+    )

@@ -12,12 +12,12 @@ from functools import partial
 from typing import BinaryIO
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator
 
 from engine.mlx_worker.batch import Batch
 from engine.mlx_worker.intake import Intake
 from engine.mlx_worker.long_jobs import LongJobs
 from engine.mlx_worker.model import load_model
+from engine.mlx_worker.row_generator import RowGenerator
 from engine.mlx_worker.step_loop import StepLoop
 from engine.mlx_worker.warm_up import warm_up
 from engine.options import WorkerOptions
@@ -125,11 +125,10 @@ class Worker:
         try:
             loaded = load_model(options)
             make_generator = partial(
-                BatchGenerator,
+                RowGenerator,
                 loaded.model,
-                completion_batch_size=options.max_batch_rows,
-                prefill_batch_size=options.prefill_batch_rows,
-                prefill_step_size=options.prefill_step_tokens,
+                max_rows=options.max_batch_rows,
+                prefill_rows=options.prefill_batch_rows,
             )
             step_s = warm_up(make_generator, loaded.info.vocab_size, max_batch_rows=options.max_batch_rows)
         except Exception as error:  # mlx-lm, the hub client and a model's own code raise what they like.
@@ -141,6 +140,7 @@ class Worker:
             self._send,
             parking=ParkingLot(max_bytes=options.max_parked_kv_bytes, max_s=options.max_parked_s),
             max_batch_rows=options.max_batch_rows,
+            prefill_step_tokens=options.prefill_step_tokens,
             heartbeat_interval_s=options.heartbeat_interval_s,
         )
         intake = Intake(loaded, loop.hand_over, self._send, default_max_tokens=options.default_max_tokens)

@@ -11,9 +11,6 @@ from tests.engine.subjects import MAX_BATCH_ROWS, WORKER
 if TYPE_CHECKING:
     from engine.mlx_worker.model import LoadedModel
 
-# Less than a prompt of two sentences has.
-_PREFILL_STEP_TOKENS = 12
-
 
 @pytest.fixture(scope="session")
 def loaded(mlx: None) -> "LoadedModel":
@@ -25,15 +22,9 @@ def loaded(mlx: None) -> "LoadedModel":
 
 @pytest.fixture(scope="session")
 def generator_options(loaded: "LoadedModel") -> Callable[..., Any]:
-    """Calls a BatchGenerator class with the model and small sizes."""
-    return partial(
-        _make,
-        model=loaded.model,
-        completion_batch_size=MAX_BATCH_ROWS,
-        prefill_batch_size=MAX_BATCH_ROWS,
-        prefill_step_size=_PREFILL_STEP_TOKENS,
-    )
+    """Calls a class of generators with the model and small sizes."""
+    return partial(_make, model=loaded.model, max_rows=MAX_BATCH_ROWS, prefill_rows=MAX_BATCH_ROWS)
 
 
-def _make(generator: Callable[..., Any], **options: Any) -> Any:
-    return generator(**options)
+def _make(generator: Callable[..., Any], *, model: Any, **options: Any) -> Any:
+    return generator(model=model, **options)

@@ -1,8 +1,9 @@
-"""BatchGenerators that fail on purpose, as a model or mlx-lm might."""
+"""Generators that fail on purpose, as a model or mlx-lm might."""
 
 from typing import Any
 
-from mlx_lm.generate import BatchGenerator
+from engine.mlx_worker.generator import RowInput, Step
+from engine.mlx_worker.row_generator import RowGenerator
 
 POISON_TOKEN_ID = 777
 
@@ -11,26 +12,25 @@ class StepError(RuntimeError):
     """What a model may raise in the middle of a step."""
 
 
-class PoisonedGenerator(BatchGenerator):  # type: ignore[misc]
+class PoisonedGenerator(RowGenerator):
     """Raises in every step that computes a row whose prompt holds the poison token.
 
     When it raises, the model has run: the generator is left as half a step would leave it.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._poisoned: set[int] = set()
+    def __init__(self, model: Any, **options: Any) -> None:
+        super().__init__(model, **options)
+        self._poisoned = False
 
-    def insert(self, prompts: list[list[int]], *args: Any, **options: Any) -> list[int]:
-        uids: list[int] = super().insert(prompts, *args, **options)
-        self._poisoned |= {uid for uid, ids in zip(uids, prompts, strict=True) if POISON_TOKEN_ID in ids}
-        return uids
+    def insert(self, row: RowInput) -> int:
+        self._poisoned |= POISON_TOKEN_ID in row.tokens
+        return super().insert(row)
 
-    def next(self) -> Any:
-        responses = super().next()
+    def next(self, prefill_tokens: int) -> Step:
+        step = super().next(prefill_tokens)
         if self._poisoned:
             raise StepError("poison")
-        return responses
+        return step
 
 
 class Faults:
@@ -44,34 +44,32 @@ class Faults:
         self.raised = 0
 
 
-class FaultyGenerator(BatchGenerator):  # type: ignore[misc]
+class FaultyGenerator(RowGenerator):
     """Raises at the steps that its Faults name, when rows are together."""
 
-    def __init__(self, faults: Faults, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, faults: Faults, model: Any, **options: Any) -> None:
+        super().__init__(model, **options)
         self._faults = faults
         self._inserted = 0
 
-    def insert(self, prompts: list[list[int]], *args: Any, **options: Any) -> list[int]:
-        self._inserted += len(prompts)
-        uids: list[int] = super().insert(prompts, *args, **options)
-        return uids
+    def insert(self, row: RowInput) -> int:
+        self._inserted += 1
+        return super().insert(row)
 
-    def next(self) -> Any:
-        responses = super().next()
+    def next(self, prefill_tokens: int) -> Step:
+        step = super().next(prefill_tokens)
         if self._inserted >= self._faults.rows:
             self._faults.steps += 1
             if self._faults.steps in self._faults.at_steps:
                 self._faults.raised += 1
                 raise StepError("together")
-        return responses
+        return step
 
 
-class PickyGenerator(BatchGenerator):  # type: ignore[misc]
+class PickyGenerator(RowGenerator):
     """Refuses to insert a prompt with the poison token."""
 
-    def insert(self, prompts: list[list[int]], *args: Any, **options: Any) -> list[int]:
-        if any(POISON_TOKEN_ID in ids for ids in prompts):
+    def insert(self, row: RowInput) -> int:
+        if POISON_TOKEN_ID in row.tokens:
             raise StepError("not this prompt")
-        uids: list[int] = super().insert(prompts, *args, **options)
-        return uids
+        return super().insert(row)

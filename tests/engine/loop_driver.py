@@ -15,6 +15,9 @@ from flowcontrol.parking import ParkingLot
 from tests.engine.requests import Sink
 from tests.engine.subjects import DEFAULT_MAX_TOKENS, MAX_BATCH_ROWS
 
+# Less than a prompt of two sentences has.
+PREFILL_STEP_TOKENS = 12
+
 React = Callable[["LoopDriver", Event], None]
 
 
@@ -45,6 +48,7 @@ class LoopDriver:
             self._take,
             parking=ParkingLot(max_bytes=max_parked_kv_bytes, max_s=max_parked_s),
             max_batch_rows=MAX_BATCH_ROWS,
+            prefill_step_tokens=PREFILL_STEP_TOKENS,
             heartbeat_interval_s=0.0,
             clock=clock,
         )

@@ -5,10 +5,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from mlx_lm.generate import BatchGenerator
 
 from engine.events import Event, Token
+from engine.mlx_worker.generator import Step
 from engine.mlx_worker.model import LoadedModel
+from engine.mlx_worker.row_generator import RowGenerator
 from engine.mlx_worker.step_loop import StepLoop
 from engine.requests import GenerationRequest, TextInput, TokenInput
 from engine.wire import Pause, Resume
@@ -45,7 +46,7 @@ def healthy() -> list[GenerationRequest]:
 @pytest.fixture(scope="module")
 def run(loaded: LoadedModel, generator_options: Callable[..., Any]) -> Run:
     def run(
-        make: Callable[..., BatchGenerator], requests: list[GenerationRequest], react: React = nothing
+        make: Callable[..., RowGenerator], requests: list[GenerationRequest], react: React = nothing
     ) -> list[Sink]:
         return LoopDriver(loaded, partial(generator_options, make), react=react).run(requests)
 
@@ -54,7 +55,7 @@ def run(loaded: LoadedModel, generator_options: Callable[..., Any]) -> Run:
 
 @pytest.fixture(scope="module")
 def undisturbed(run: Run) -> list[Sink]:
-    return run(BatchGenerator, healthy())
+    return run(RowGenerator, healthy())
 
 
 def assert_same(sinks: list[Sink], references: list[Sink]) -> None:
@@ -158,13 +159,13 @@ class PausingGenerator(FaultyGenerator):
         self._at_step = at_step
         self._orders = orders
 
-    def next(self) -> Any:
-        responses = super().next()
+    def next(self, prefill_tokens: int) -> Step:
+        step = super().next(prefill_tokens)
         if self._faults.raised and self._faults.steps == self._at_step and self._orders:
             loop = self._orders.pop()
             for order in (Pause(2), Resume(2), Pause(2)):
                 loop.hand_over(order)
-        return responses
+        return step
 
 
 @pytest.mark.parametrize("steps_after", [1, 2, 4])
@@ -190,7 +191,7 @@ def test_a_row_may_pause_while_it_is_computed_again(
 
 
 def test_rows_that_wait_are_told_their_position(run: Run) -> None:
-    sinks = run(BatchGenerator, [generation(max_tokens=6) for _ in range(7)])
+    sinks = run(RowGenerator, [generation(max_tokens=6) for _ in range(7)])
     positions = [[p.queue_position for p in sink.prefills if p.queue_position] for sink in sinks]
     assert positions[:4] == [[]] * 4
     assert [first[0] for first in positions[4:]] == [1, 2, 3]
@@ -198,7 +199,7 @@ def test_rows_that_wait_are_told_their_position(run: Run) -> None:
 
 
 def test_durations_are_counted_from_submission(run: Run) -> None:
-    (sink,) = run(BatchGenerator, [generation(TWO_SENTENCES)])
+    (sink,) = run(RowGenerator, [generation(TWO_SENTENCES)])
     assert sink.finished.queue_s > 0
     assert sink.finished.prefill_s > 0
     assert sink.finished.decode_s > 0

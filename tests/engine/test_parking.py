@@ -8,13 +8,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.generate import BatchGenerator
 
 from engine.events import Event, Finished, Token
 from engine.mlx_worker.batch import Batch
 from engine.mlx_worker.intake import Intake
 from engine.mlx_worker.model import LoadedModel
 from engine.mlx_worker.row import Row
+from engine.mlx_worker.row_generator import RowGenerator
 from engine.requests import GenerationRequest, TextInput
 from engine.wire import Pause, Resume, Submit
 from tests.engine.loop_driver import LoopDriver
@@ -36,12 +36,12 @@ def three() -> list[GenerationRequest]:
 
 
 @pytest.fixture(scope="module")
-def make_generator(generator_options: Callable[..., Any]) -> Callable[[], BatchGenerator]:
-    return partial(generator_options, BatchGenerator)
+def make_generator(generator_options: Callable[..., Any]) -> Callable[[], RowGenerator]:
+    return partial(generator_options, RowGenerator)
 
 
 @pytest.fixture(scope="module")
-def drive(loaded: LoadedModel, make_generator: Callable[[], BatchGenerator]) -> Drive:
+def drive(loaded: LoadedModel, make_generator: Callable[[], RowGenerator]) -> Drive:
     return partial(LoopDriver, loaded, make_generator)
 
 
@@ -156,14 +156,14 @@ def rows(loaded: LoadedModel) -> list[Row]:
 
 
 def test_a_parked_cache_is_computed_and_keeps_no_other_row_alive(
-    rows: list[Row], make_generator: Callable[[], BatchGenerator]
+    rows: list[Row], make_generator: Callable[[], RowGenerator]
 ) -> None:
     batch = Batch(make_generator)
     for row in rows:
         batch.insert(row)
-    while not batch.next()[1]:
+    while not batch.next(64).tokens:
         pass
-    batch.next()
+    batch.next(64)
     mx.synchronize()
     batch.park(rows[1])
     assert rows[1].parked is not None

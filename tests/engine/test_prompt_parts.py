@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlx_lm.generate import BatchGenerator
 
 from engine.events import Event, Prefill
+from engine.mlx_worker.generator import RowInput
 from engine.mlx_worker.growing_prompt import GrowingPrompt
 from engine.mlx_worker.intake import Intake
 from engine.mlx_worker.model import LoadedModel
+from engine.mlx_worker.row_generator import RowGenerator
 from engine.requests import GenerationRequest, PartsInput, TextInput
 from engine.wire import Message, PromptPart, Submit
 from flowcontrol.reasons import Reason
@@ -30,19 +31,18 @@ WAY: dict[str, Any] = {"max_tokens": 10, "temperature": 1.0, "seed": 3}
 PARTS = generation(PartsInput(), **WAY)
 
 
-class CountingGenerator(BatchGenerator):  # type: ignore[misc]
+class CountingGenerator(RowGenerator):
     """Counts the tokens that it is given to compute."""
 
     computed: list[int]
 
-    def __init__(self, computed: list[int], **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, computed: list[int], model: Any, **options: Any) -> None:
+        super().__init__(model, **options)
         self.computed = computed
 
-    def insert(self, prompts: list[list[int]], *args: Any, **options: Any) -> list[int]:
-        self.computed.extend(map(len, prompts))
-        uids: list[int] = super().insert(prompts, *args, **options)
-        return uids
+    def insert(self, row: RowInput) -> int:
+        self.computed.append(len(row.tokens))
+        return super().insert(row)
 
 
 class UnstableTokenizer:
@@ -62,7 +62,7 @@ class UnstableTokenizer:
 @pytest.fixture(scope="module")
 def drive(loaded: LoadedModel, generator_options: Callable[..., Any]) -> Drive:
     def drive(
-        make: Callable[..., BatchGenerator] = BatchGenerator, *, model: LoadedModel = loaded, **options: Any
+        make: Callable[..., RowGenerator] = RowGenerator, *, model: LoadedModel = loaded, **options: Any
     ) -> LoopDriver:
         return LoopDriver(model, partial(generator_options, make), **options)
 

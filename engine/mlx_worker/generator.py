@@ -1,0 +1,95 @@
+"""What the batch needs of whatever takes rows through the model."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.events import TokenLogprobs
+from engine.requests import Sampling
+
+KvCache = list[Any]
+"""KV cache of one row: mlx-lm's cache object of each layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowInput:
+    """A row to be taken up.
+
+    tokens: to be computed, at least one. cache: KV of `covered`, the tokens before them, evaluated; it
+    belongs to the generator from now on; None when nothing is covered. prompt_tokens: of covered and tokens
+    together, how many are the prompt's; those after them were drawn before, so their number is the position
+    of the next draw. ending_ids: not to be drawn before min_tokens output tokens. logprobs: None for none,
+    else how many alternatives besides the drawn token's own.
+    """
+
+    tokens: list[int]
+    cache: KvCache | None
+    covered: list[int]
+    prompt_tokens: int
+    sampling: Sampling
+    min_tokens: int
+    ending_ids: tuple[int, ...]
+    logprobs: int | None
+
+    @property
+    def position(self) -> int:
+        return max(0, len(self.covered) + len(self.tokens) - self.prompt_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """A row whose tokens are being computed. done, total: of RowInput.tokens.
+
+    at_last: all but the last token are computed; from the next step on the row is decoded.
+    """
+
+    uid: int
+    done: int
+    total: int
+    at_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepToken:
+    """A row's next token. The row goes on until it is removed."""
+
+    uid: int
+    token_id: int
+    logprobs: TokenLogprobs | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step gave. model_s: seconds of it that were spent in MLX."""
+
+    prompts: list[PromptProgress]
+    tokens: list[StepToken]
+    model_s: float
+
+
+class Generator(Protocol):
+    """Takes rows through the model, all of them one step further with each call of next.
+
+    Lives in the model thread. After an exception out of `next` it must not be used again: other rows could go
+    on with wrong tokens.
+    """
+
+    def insert(self, row: RowInput) -> int:
+        """Take a row up. Returns its uid. Raises before anything is changed."""
+
+    def remove(self, uid: int) -> None:
+        """Let a row go, wherever it is. An unknown uid is passed over."""
+
+    def extract(self, uid: int) -> tuple[KvCache, list[int]] | None:
+        """A row's KV, evaluated, and the tokens that it covers; None when it covers none.
+
+        What is returned shares nothing with the generator. A row that is decoded is covered up to the token
+        that it was last given.
+        """
+
+    def next(self, prefill_tokens: int) -> Step:
+        """One decode step of all rows that are decoded, and at most about prefill_tokens of the others."""
+
+    @property
+    def kv_bytes(self) -> int: ...
+
+    def close(self) -> None: ...
