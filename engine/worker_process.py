@@ -3,13 +3,17 @@
 import asyncio
 import socket
 import sys
+from collections.abc import Sequence
 
 from engine.options import WorkerOptions
 from engine.wire import Command, Configure, Message, encode_command, read_messages
 
+WORKER_PROGRAM = (sys.executable, "-m", "engine.mlx_worker")
+"""What runs a model. Its last argument is the file descriptor of the connection."""
+
 
 class WorkerProcess:
-    """One process of engine.mlx_worker. Spawned afresh, never forked: forked threads and locks are broken."""
+    """One process of a worker program. Spawned afresh, never forked: forked threads and locks are broken."""
 
     def __init__(
         self,
@@ -22,13 +26,13 @@ class WorkerProcess:
         self._writer = writer
 
     @classmethod
-    async def spawn(cls, options: WorkerOptions) -> "WorkerProcess":
+    async def spawn(cls, options: WorkerOptions, program: Sequence[str] = WORKER_PROGRAM) -> "WorkerProcess":
         """Start a process and configure it; it loads the model and then says Ready or StartFailed."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "engine.mlx_worker", str(theirs.fileno()),
+                    *program, str(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
