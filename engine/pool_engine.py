@@ -27,6 +27,7 @@ from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput,
 from engine.routing import RoutingRule
 from engine.stream_board import StreamBoard
 from engine.stream_record import StreamRecord
+from engine.suspects import CRASH_STRIKES, KILL_STRIKES
 from engine.warm_prompts import WarmPrompts
 from engine.wire import (
     Cancel,
@@ -236,13 +237,13 @@ class PoolEngine:
         if self._board.waiting:
             self._dispatch()  # A worker that was suspect may be ready again.
 
-    def worker_lost(self, worker: PoolWorker, error: str) -> None:
+    def worker_lost(self, worker: PoolWorker, error: str, *, killed: bool) -> None:
         if self._started is not None and not self._started.done():
             self._started.set_exception(EngineStartError(error))
         if self._stopping:
             return
         self._calls.lose(worker.index)
-        loss = self._board.lose(worker.index)
+        loss = self._board.lose(worker.index, strikes=KILL_STRIKES if killed else CRASH_STRIKES)
         if loss.going_on or loss.refused:
             _log.warning(
                 "streams of a lost worker go on",
@@ -253,7 +254,7 @@ class PoolEngine:
             )
         self._dispatch()
         for record in loss.refused:
-            text = f"this request ended {record.strikes} worker processes in a row; it is not tried again"
+            text = "this request ended several worker processes in a row; it is not tried again"
             record.sink(Failed(record.number, Reason.POISON_REQUEST, text, ""))
         for record in loss.going_on:
             # A sink may have cancelled another one's stream.

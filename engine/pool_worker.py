@@ -1,6 +1,7 @@
 """One place of the pool: a worker process that is started, watched, and started again."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -18,6 +19,10 @@ _log = structlog.get_logger("penstock.engine")
 
 # Part of stuck_after_s between two looks at the worker.
 _LOOKS_PER_STUCK_TIME = 8
+# What a process may take from the end of its connection to its own.
+_EXIT_S = 0.25
+# Exit statuses of a process that somebody else has ended.
+_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 class Reports(Protocol):
@@ -29,8 +34,11 @@ class Reports(Protocol):
     def worker_says(self, worker: "PoolWorker", messages: Sequence[Message]) -> None:
         """Messages about streams and calls. None comes after worker_lost until it is ready again."""
 
-    def worker_lost(self, worker: "PoolWorker", error: str) -> None:
-        """What it had is gone. error: why it could not start; empty when it was ready."""
+    def worker_lost(self, worker: "PoolWorker", error: str, *, killed: bool) -> None:
+        """What it had is gone. error: why it could not start; empty when it was ready.
+
+        killed: from outside, so not by what it did.
+        """
 
     def worker_gave_up(self, worker: "PoolWorker") -> None:
         """It is not started again."""
@@ -118,7 +126,7 @@ class PoolWorker:
             except Exception as defect:  # Whatever it is, a new worker is better than none.
                 _log.exception("worker supervision failed", worker=self.index)
                 error = f"{type(defect).__name__}: {defect}"
-                self._lose(error)
+                self._lose(error, killed=False)
             if self._state is WorkerState.DRAINING:
                 return
             self._ending = False
@@ -154,7 +162,8 @@ class PoolWorker:
                 watch = asyncio.create_task(self._watch(process), name=f"watch of worker {self.index}")
                 while messages := await process.receive():
                     self._take(messages)
-            self._lose(error)
+            status = await process.exit_status(_EXIT_S)
+            self._lose(error, killed=status in _OUTSIDE and not process.killed)
         finally:
             self._ending = True
             if watch is None:
@@ -226,11 +235,11 @@ class PoolWorker:
                 self._fruitful = True
         self._reports.worker_says(self, messages)
 
-    def _lose(self, error: str) -> None:
+    def _lose(self, error: str, *, killed: bool) -> None:
         """Tell of the loss at once: the end of the process may take its time."""
         self._lost_s = self._clock()
         self._apply(WorkerEvent.LOST)
-        self._reports.worker_lost(self, error)
+        self._reports.worker_lost(self, error, killed=killed)
 
     def _apply(self, event: WorkerEvent) -> None:
         self._state = next_worker_state(self._state, event)

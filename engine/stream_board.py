@@ -97,13 +97,16 @@ class StreamBoard:
             self._waiting = [record for record in self._waiting if record.worker is None]
         return given
 
-    def lose(self, worker: int) -> Loss:
-        """The worker is gone: its streams wait again where they were, or are refused and forgotten."""
+    def lose(self, worker: int, *, strikes: int) -> Loss:
+        """The worker is gone: its streams wait again where they were, or are refused and forgotten.
+
+        strikes: what each of them gets for it, see engine.suspects.
+        """
         lost = sorted(self._assigned[worker].values(), key=_number)
         self._assigned[worker].clear()
         self._affinity.forget(worker)
         for record in lost:
-            record.strikes += 1
+            record.strikes += strikes
         verdict = judge(Suspect(each.number, each.strikes, proven=not each.unproven) for each in lost)
         loss = Loss([], [])
         for record in lost:

@@ -1,13 +1,18 @@
 """Which stream ended its worker, as far as that can be told.
 
-A stream has a strike for each loss of a worker since its last token. Of several that were lost together
+A stream gets strikes for each loss of a worker, until its next token. Of several that were lost together
 any may be the cause, so none is refused: each goes on trial, alone among unproven ones.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_MOST_STRIKES = 2
+CRASH_STRIKES = 2
+"""For a worker that ended by itself or hung."""
+KILL_STRIKES = 1
+"""For one that was killed from outside. That is an operator's doing, or the system's for want of memory."""
+# Two crashes in a row.
+_MOST_STRIKES = 4
 
 
 @dataclass(frozen=True, slots=True)

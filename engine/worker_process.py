@@ -24,6 +24,8 @@ class WorkerProcess:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self.killed = False
+        """Whether it was ended by `kill`."""
 
     @classmethod
     async def spawn(cls, options: WorkerOptions, program: Sequence[str] = WORKER_PROGRAM) -> "WorkerProcess":
@@ -62,7 +64,15 @@ class WorkerProcess:
 
     def kill(self) -> None:
         if self._process.returncode is None:
+            self.killed = True
             self._process.kill()
+
+    async def exit_status(self, timeout_s: float) -> int | None:
+        """The exit status, as `end` gives it; None when the process has not ended within timeout_s."""
+        try:
+            return await asyncio.wait_for(self._process.wait(), timeout_s)
+        except TimeoutError:
+            return None
 
     async def end(self, timeout_s: float) -> int:
         """Close the connection, which tells the process to end, and kill it after timeout_s.
