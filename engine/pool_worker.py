@@ -126,6 +126,7 @@ class PoolWorker:
             except Exception as defect:  # Whatever it is, a new worker is better than none.
                 _log.exception("worker supervision failed", worker=self.index)
                 error = f"{type(defect).__name__}: {defect}"
+                self._lost_s = self._clock()
                 self._lose(error, killed=False)
             if self._state is WorkerState.DRAINING:
                 return
@@ -162,6 +163,7 @@ class PoolWorker:
                 watch = asyncio.create_task(self._watch(process), name=f"watch of worker {self.index}")
                 while messages := await process.receive():
                     self._take(messages)
+            self._lost_s = self._clock()
             status = await process.exit_status(_EXIT_S)
             self._lose(error, killed=status in _OUTSIDE and not process.killed)
         finally:
@@ -237,7 +239,6 @@ class PoolWorker:
 
     def _lose(self, error: str, *, killed: bool) -> None:
         """Tell of the loss at once: the end of the process may take its time."""
-        self._lost_s = self._clock()
         self._apply(WorkerEvent.LOST)
         self._reports.worker_lost(self, error, killed=killed)
 
