@@ -233,7 +233,7 @@ class PoolEngine:
                 case Ready() | StartFailed() | Loading():
                     _log.error("message out of place", message=type(message).__name__)
                 case Heartbeat():
-                    pass
+                    worker.counters = message.counters
         if self._board.waiting:
             self._dispatch()  # A worker that was suspect may be ready again.
 

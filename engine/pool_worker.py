@@ -11,7 +11,7 @@ from engine.contract import NO_COUNTERS, WorkerState
 from engine.events import Token
 from engine.lives import Lives
 from engine.options import SupervisorOptions, WorkerOptions
-from engine.wire import Command, Heartbeat, Loading, Message, Ready, StartFailed
+from engine.wire import Command, Loading, Message, Ready, StartFailed
 from engine.worker_process import WorkerProcess
 from engine.worker_state import WorkerEvent, next_worker_state
 
@@ -61,6 +61,7 @@ class PoolWorker:
         self.index = index
         self.restarts = 0
         self.counters = NO_COUNTERS
+        """As the last heartbeat told them; whoever takes the messages keeps them here."""
         self.loading: Loading | None = None
         self._worker_options = worker
         self._options = supervisor
@@ -230,11 +231,8 @@ class PoolWorker:
     def _take(self, messages: list[Message]) -> None:
         self._last_sign_s = self._clock()
         self._apply(WorkerEvent.HEARD)
-        for message in messages:
-            if isinstance(message, Heartbeat):
-                self.counters = message.counters
-            elif isinstance(message, Token):
-                self._fruitful = True
+        if not self._fruitful:
+            self._fruitful = any(isinstance(message, Token) for message in messages)
         self._reports.worker_says(self, messages)
 
     def _lose(self, error: str, *, killed: bool) -> None:

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,27 +14,22 @@ import pytest_asyncio
 
 from engine.contract import EngineState, WorkerState
 from engine.events import Event, Finished, Interrupted, Token, TokenLogprobs
-from engine.options import SupervisorOptions
 from engine.pool_engine import PoolEngine
 from engine.requests import ChatInput, GenerationRequest, PartsInput, TextInput
+from tests.engine import waiting
 from tests.engine.requests import Sink, generation
-from tests.engine.subjects import POOL, WORKER
-from tests.engine.waiting import eventually
+from tests.engine.subjects import POOL, SUPERVISOR, WORKER
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# A worker takes a second or two to start, and a busy machine many times that.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
-WATCHFUL = SupervisorOptions(
-    start_timeout_s=100.0,
-    stuck_after_s=1.0,
-    kill_after_s=3.0,
-    restart_backoff_initial_s=0.05,
-    restart_backoff_max_s=0.2,
-    stop_timeout_s=2.0,
-)
+PATIENT = replace(SUPERVISOR, restart_backoff_initial_s=0.05, restart_backoff_max_s=0.2)
+WATCHFUL = replace(PATIENT, stuck_after_s=2.0, kill_after_s=5.0)
 ROOMY = replace(WORKER, max_context_tokens=0, max_batch_rows=16, prefill_batch_rows=8)
 STREAMS = 16
-TOKENS = 120
+TOKENS = 90
 WHOLE_AGAIN_S = 60.0
+WAIT_S = 90.0
 STORY = "One day a fox met a cat in the old forest. "
 WAYS: list[dict[str, Any]] = [
     {},
@@ -46,16 +41,20 @@ WAYS: list[dict[str, Any]] = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=[2, 1], ids=["two", "one"])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[PoolEngine]:
-    engine = PoolEngine(ROOMY, WATCHFUL, replace(POOL, workers=request.param, max_crashes=100))
+    engine = PoolEngine(ROOMY, PATIENT, replace(POOL, workers=request.param, max_crashes=100))
     await engine.start()
     await whole(engine)
     yield engine
     await engine.stop()
 
 
+async def eventually(condition: Callable[[], object]) -> None:
+    await waiting.eventually(condition, WAIT_S)
+
+
 async def whole(engine: PoolEngine) -> None:
     """Wait until every worker is ready."""
-    await eventually(
+    await waiting.eventually(
         lambda: all(worker.state is WorkerState.READY for worker in engine.snapshot().workers), WHOLE_AGAIN_S
     )
 
@@ -95,7 +94,7 @@ async def run(engine: PoolEngine, requests: list[GenerationRequest]) -> list[Sin
 
 
 async def ended(sinks: list[Sink]) -> None:
-    async with asyncio.timeout(WHOLE_AGAIN_S):
+    async with asyncio.timeout(WAIT_S):
         for sink in sinks:
             await sink.ended.wait()
 
@@ -113,7 +112,7 @@ async def unbroken(engine: PoolEngine) -> list[tuple[GenerationRequest, Outcome]
         asked = requests()
         outcomes = [outcome(sink) for sink in await run(engine, asked)]
         for n in range(2, STREAMS, 5):
-            asked[n] = replace_stop(asked[n], outcomes[n][1][100:120])
+            asked[n] = replace_stop(asked[n], outcomes[n][1][60:80])
             [stopped] = await run(engine, [asked[n]])
             assert stopped.finished.stop_string
             outcomes[n] = outcome(stopped)
@@ -158,7 +157,7 @@ async def test_streams_outlive_kills_at_random_moments(
         engine.submit(request, sink)
     killed: set[int] = set()
     for _ in range(3):
-        progress = sum(len(sink.ids) for sink in sinks) + rng.randint(0, 400)
+        progress = sum(len(sink.ids) for sink in sinks) + rng.randint(0, 300)
         await eventually(
             lambda least=progress: (
                 sum(len(sink.ids) for sink in sinks) >= least  # type: ignore[misc]
@@ -260,28 +259,33 @@ async def test_a_cancelled_stream_does_not_come_back(engine: PoolEngine) -> None
     await whole(engine)
 
 
-async def test_a_worker_that_hangs_is_replaced_and_its_streams_go_on(
-    engine: PoolEngine, unbroken: list[tuple[GenerationRequest, Outcome]]
-) -> None:
-    sinks = [Sink() for _ in unbroken]
-    for (request, _), sink in zip(unbroken, sinks, strict=True):
+@pytest.mark.parametrize("workers", [2, 1])
+async def test_a_worker_that_hangs_is_replaced_and_its_streams_go_on(workers: int) -> None:
+    engine = PoolEngine(ROOMY, WATCHFUL, replace(POOL, workers=workers))
+    await engine.start()
+    await whole(engine)
+    request = generation(TextInput(STORY), temperature=1.0, seed=9, max_tokens=200)
+    [expected] = await run(engine, [request])
+    sinks = [Sink() for _ in range(4)]
+    for sink in sinks:
         engine.submit(request, sink)
     await eventually(lambda: all(sink.ids for sink in sinks))
     hung = engine.snapshot().workers[0]
     os.kill(hung.pid, signal.SIGSTOP)
     began_s = time.monotonic()
     await eventually(lambda: engine.snapshot().workers[0].state is WorkerState.SUSPECT)
-    several = len(engine.snapshot().workers) > 1
-    assert engine.snapshot().state is (EngineState.READY if several else EngineState.SUSPECT)
-    if several:
+    assert engine.snapshot().state is (EngineState.READY if workers > 1 else EngineState.SUSPECT)
+    if workers > 1:
         # What comes now does not go to the one that hangs.
         assert await engine.count_tokens(TextInput("fox")) > 0
     await eventually(lambda: engine.snapshot().workers[0].pid != hung.pid)
     # Looks are an eighth of stuck_after_s apart; the rest is what a busy machine may take.
-    assert time.monotonic() - began_s < WATCHFUL.kill_after_s + WATCHFUL.stuck_after_s + 2.0
+    assert time.monotonic() - began_s < WATCHFUL.kill_after_s + WATCHFUL.stuck_after_s + 3.0
     await ended(sinks)
-    no_gap(sinks, [expected for _, expected in unbroken])
+    for sink in sinks:
+        assert outcome(sink) == outcome(expected)
     await whole(engine)
+    await engine.stop()
 
 
 async def test_count_tokens_asks_another_worker_when_one_is_lost(engine: PoolEngine) -> None:
