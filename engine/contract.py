@@ -21,7 +21,7 @@ class EngineState(StrEnum):
     SUSPECT = "suspect"
     """No step and no sign of life for longer than allowed."""
     DEAD = "dead"
-    """Its process ended; a restart is due after a back-off."""
+    """Its process ended; a restart is due after a back-off, unless it is in a crash loop."""
     STOPPING = "stopping"
 
 
@@ -179,8 +179,8 @@ class Engine(Protocol):
 
         prepared: what prepare returned for the same request.
 
-        Raises EngineError (MODEL_LOADING, WORKER_STUCK, DRAINING) when the engine cannot take it now.
-        What only the model can tell (a prompt too long, say) comes as a Failed event.
+        Raises EngineError (MODEL_LOADING, WORKER_STUCK, CRASH_LOOP, DRAINING) when the engine cannot take it
+        now. What only the model can tell (a prompt too long, say) comes as a Failed event.
         """
 
     def add_prompt_part(self, stream: int, text: str, *, last: bool) -> None:

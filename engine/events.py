@@ -28,7 +28,8 @@ class Prefill(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """The stream waits (queue_position > 0) or its prompt is being computed.
 
     queue_position: rows that are taken up before this one. done, total: tokens of the prompt and of
-    what is resumed; total is what is known of a prompt that comes in pieces.
+    what is resumed; total is what is known of a prompt that comes in pieces, 0 before anything is. None
+    comes after a token; after Interrupted all of it may come again.
     """
 
     stream: int

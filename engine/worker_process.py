@@ -3,13 +3,17 @@
 import asyncio
 import socket
 import sys
+from collections.abc import Sequence
 
 from engine.options import WorkerOptions
 from engine.wire import Command, Configure, Message, encode_command, read_messages
 
+WORKER_PROGRAM = (sys.executable, "-m", "engine.mlx_worker")
+"""What runs a model. Its last argument is the file descriptor of the connection."""
+
 
 class WorkerProcess:
-    """One process of engine.mlx_worker. Spawned afresh, never forked: forked threads and locks are broken."""
+    """One process of a worker program. Spawned afresh, never forked: forked threads and locks are broken."""
 
     def __init__(
         self,
@@ -20,15 +24,17 @@ class WorkerProcess:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self.killed = False
+        """Whether it was ended by `kill`."""
 
     @classmethod
-    async def spawn(cls, options: WorkerOptions) -> "WorkerProcess":
+    async def spawn(cls, options: WorkerOptions, program: Sequence[str] = WORKER_PROGRAM) -> "WorkerProcess":
         """Start a process and configure it; it loads the model and then says Ready or StartFailed."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "engine.mlx_worker", str(theirs.fileno()),
+                    *program, str(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
@@ -58,7 +64,15 @@ class WorkerProcess:
 
     def kill(self) -> None:
         if self._process.returncode is None:
+            self.killed = True
             self._process.kill()
+
+    async def exit_status(self, timeout_s: float) -> int | None:
+        """The exit status, as `end` gives it; None when the process has not ended within timeout_s."""
+        try:
+            return await asyncio.wait_for(self._process.wait(), timeout_s)
+        except TimeoutError:
+            return None
 
     async def end(self, timeout_s: float) -> int:
         """Close the connection, which tells the process to end, and kill it after timeout_s.

@@ -1,11 +1,11 @@
 """Between the servicer and the governor: asks for streams, wakes those whose waiting is over."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
-from engine.contract import Engine, EngineError, EngineState
+from engine.contract import Engine, EngineError, EngineState, WorkerSnapshot
 from engine.requests import GenerationRequest
 from flowcontrol.admission.ask import Ask, Outcome, Refusal, ServiceClass
 from flowcontrol.admission.governor import Governor
@@ -104,6 +104,8 @@ class Admission:
         self._options = options
         self._waiting: dict[Ticket, Seat] = {}
         self._rearm = asyncio.Event()
+        # The worker whose decode steps are counted.
+        self._observed_pid = -1
 
     def ask(self, start: StartMessage, tenant: str, left_s: float | None) -> Seat:
         """A seat, admitted or waiting. left_s: until the caller's deadline. Raises ServiceError."""
@@ -195,8 +197,19 @@ class Admission:
                 kv_bytes_per_token=snapshot.model.kv_bytes_per_token,
                 full_batch_step_s=snapshot.full_batch_step_s,
             )
-            counters = snapshot.counters
-            self.governor.observe(counters.decode_steps, counters.running_rows, now_s)
+            self._observe_steps(snapshot.workers, now_s)
+
+    def _observe_steps(self, workers: Sequence[WorkerSnapshot], now_s: float) -> None:
+        """Count the steps of one worker, the same while it decodes. All make more than a stream sees."""
+        decoding = [worker for worker in workers if worker.counters.running_rows]
+        one = next((each for each in decoding if each.pid == self._observed_pid), None)
+        if one is None:
+            one = decoding[0] if decoding else workers[0]
+            self._observed_pid = one.pid
+            # The count of another worker does not go on from that of the last one.
+            self.governor.observe(one.counters.decode_steps, 0, now_s)
+        else:
+            self.governor.observe(one.counters.decode_steps, one.counters.running_rows, now_s)
 
     def _tell_positions(self, now_s: float) -> None:
         for ticket, outlook in self.governor.outlook(now_s).items():

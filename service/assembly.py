@@ -24,7 +24,7 @@ from engine import options as engine_options
 from engine.contract import Engine, EngineStartError
 from engine.model_source import NoSuchModelError, resolve
 from engine.options import SupervisorOptions, WorkerOptions
-from engine.worker_engine import WorkerEngine
+from engine.pool_engine import PoolEngine
 from flowcontrol.admission.ask import ServiceClass
 from flowcontrol.admission.fair_queue import QueueOptions
 from flowcontrol.admission.gate import GateOptions
@@ -217,7 +217,7 @@ def worker_pool_options(settings: Settings) -> engine_options.PoolOptions:
 
 
 def worker_engine(settings: Settings) -> Engine:
-    return WorkerEngine(worker_options(settings), supervisor_options(settings))
+    return PoolEngine(worker_options(settings), supervisor_options(settings), worker_pool_options(settings))
 
 
 def configure_logging(settings: LoggingSettings) -> None:

@@ -11,8 +11,9 @@ from rich.text import Text
 from penstock import Client
 from penstock.v1.generation_pb2 import Priority
 from penstock.v1.model_pb2 import Model, ModelState
-from penstock.v1.status_pb2 import Status, StreamState, StreamStatus, Worker, WorkerState
+from penstock.v1.status_pb2 import Status, StreamState, StreamStatus
 from service.cli_limits import last_change, reason
+from service.cli_workers import worker_lines, worker_table
 from service.terminal import TARGET, TargetOption, duration, json_line, run_command
 
 _TIMEOUT_S = 10.0
@@ -26,7 +27,7 @@ def status(
     streams: Annotated[bool, typer.Option("--streams", help="List every active stream.")] = False,
     target: TargetOption = TARGET,
 ) -> None:
-    """Show the worker, the streams and the models of a server."""
+    """Show the workers, the streams and the models of a server."""
     show = _watch if watch else _show
     run_command(
         lambda: show(target, as_json=as_json, streams=streams), target, as_json=as_json, on_interrupt=""
@@ -66,6 +67,8 @@ def status_table(now: Status, target: str, *, streams: bool = False) -> Renderab
     for name, value in _rows(now, target):
         table.add_row(name, Text(value))
     parts: list[RenderableType] = [table]
+    if len(now.workers) > 1:
+        parts += [Text(), worker_table(now.workers)]
     if now.models:
         parts += [Text(), _models(now)]
     if streams:
@@ -78,7 +81,7 @@ def _rows(now: Status, target: str) -> list[tuple[str, str]]:
     return [
         ("Server", f"Penstock {now.version} at {target}" + (", draining" if now.draining else "")),
         ("Uptime", duration(now.uptime_s)),
-        *(row for worker in now.workers for row in _worker(worker)),
+        *worker_lines(now),
         ("Streams", _active(now)),
         (
             "",
@@ -93,25 +96,6 @@ def _rows(now: Status, target: str) -> list[tuple[str, str]]:
         ("Slow", f"{streams.slow_consumers} slow consumers"),
         *_admission(now),
         ("Messages", _pool(now)),
-    ]
-
-
-def _worker(worker: Worker) -> list[tuple[str, str]]:
-    state = WorkerState.Name(worker.state).removeprefix("WORKER_STATE_").lower()
-    return [
-        ("Worker", f"{state}, process {worker.pid or 'none'}, restarts {worker.restarts}"),
-        (
-            "Memory",
-            f"{_size(worker.rss_bytes)} resident, {_size(worker.kv_bytes)} KV cache, "
-            f"{_size(worker.parked_kv_bytes)} of it parked",
-        ),
-        ("BLAS", worker.cpu_blas or "MLX's own"),
-        ("Tokens", f"{worker.generated_tokens} in {worker.decode_steps} steps"),
-        (
-            "Batch",
-            f"{worker.running_rows} running, {worker.waiting_rows} waiting, {worker.paused_rows} paused, "
-            f"{worker.evictions} evictions",
-        ),
     ]
 
 
@@ -212,10 +196,3 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return str(number)
-
-
-def _size(number_bytes: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number_bytes >= size:
-            return f"{number_bytes / size:.1f} {unit}"
-    return f"{number_bytes} B"

@@ -48,6 +48,8 @@ ANSWERS: dict[Reason, _Answer] = {
     Reason.MODEL_LOADING: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
     Reason.WORKER_STUCK: _Answer(grpc.StatusCode.UNAVAILABLE, 5.0),
     Reason.WORKER_LOST: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
+    Reason.CRASH_LOOP: _Answer(grpc.StatusCode.UNAVAILABLE),
+    Reason.POISON_REQUEST: _Answer(grpc.StatusCode.INTERNAL),
     Reason.STEP_FAILED: _Answer(grpc.StatusCode.INTERNAL),
     Reason.ACK_TIMEOUT: _Answer(grpc.StatusCode.ABORTED, 1.0),
     Reason.STREAM_TIMEOUT: _Answer(grpc.StatusCode.DEADLINE_EXCEEDED),

@@ -8,7 +8,14 @@ import pytest_asyncio
 
 from penstock.v1.generation_pb2 import Priority
 from penstock.v1.limits_pb2 import LimitReason, Limits
-from penstock.v1.status_pb2 import Admission, MessagePool, StreamState, StreamStatus
+from penstock.v1.status_pb2 import (
+    Admission,
+    MessagePool,
+    PrefixCache,
+    StreamState,
+    StreamStatus,
+    WorkerState,
+)
 from tests.client.commands import Penstock
 from tests.client.doubles import ScriptedServer
 
@@ -30,6 +37,47 @@ async def test_status_table(penstock: Penstock) -> None:
     assert shown["BLAS"] == "openblas"
     assert shown["Messages"] == "not pooled"
     assert shown["tiny"].startswith("(default) ready 1.2 M")
+
+
+async def test_status_of_several_workers(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:
+    del grpc_servicer.status.workers[:]
+    for index, state in enumerate(
+        (WorkerState.WORKER_STATE_READY, WorkerState.WORKER_STATE_CRASH_LOOP, WorkerState.WORKER_STATE_READY)
+    ):
+        grpc_servicer.status.workers.add(
+            index=index,
+            state=state,
+            pid=4_000_000 + index if state == WorkerState.WORKER_STATE_READY else 0,
+            restarts=100 * index,
+            streams=40,
+            running_rows=32,
+            waiting_rows=5,
+            paused_rows=3,
+            generated_tokens=123_456_789,
+            rss_bytes=1000 * 2**20,
+            prefix_cache=PrefixCache(
+                bytes=2**20, hits=3, misses=1, prompt_tokens=1000, cached_prompt_tokens=250
+            ),
+        )
+    grpc_servicer.status.waiting_for_worker = 7
+    grpc_servicer.status.failovers = 16
+    result = await penstock("status")
+    assert (result.code, result.err) == (0, "")
+    assert max(len(line) for line in result.out.splitlines()) <= 80
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert "Workers 2 ready, 1 crash loop" in lines
+    assert "Memory 2.9 GiB resident, 0 B KV cache, 0 B of it parked" in lines
+    assert "Prefixes 9 of 12 prompts had one cached, 25 % of prompt tokens, 3.0 MiB" in lines
+    assert "Waiting 7 streams for a worker" in lines
+    assert "Failover 16 streams outlived a worker" in lines
+    header = lines.index("Worker State Process Restarts Streams Run/wait/paused Tokens Memory")
+    assert lines[header + 1] == "0 ready 4000000 0 40 32/5/3 123456789 1000.0 MiB"
+    assert lines[header + 2] == "1 crash loop none 100 40 32/5/3 123456789 1000.0 MiB"
+
+
+async def test_status_says_nothing_of_what_has_not_happened(penstock: Penstock) -> None:
+    out = (await penstock("status")).out
+    assert not any(name in out for name in ("Prefixes", "Waiting", "Failover", "Workers"))
 
 
 async def test_status_streams(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:

@@ -3,13 +3,13 @@
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.contract import Engine, ModelInfo
 from engine.options import PoolOptions, SupervisorOptions, WorkerOptions
+from engine.pool_engine import PoolEngine
 from engine.requests import GenerationRequest
 from engine.scripted import EOS_TOKEN_ID, ScriptedEngine
-from engine.worker_engine import WorkerEngine
 from tests.engine.requests import Sink
 from tests.engine.waiting import eventually
 
@@ -89,14 +89,16 @@ class Subject:
 
         By counters that are newer than this call: those of a worker are as old as its last heartbeat.
         """
-        old = self.engine.snapshot().counters
+        old = self.engine.snapshot().workers
 
         def reached() -> bool:
             if unless is not None and unless.ended.is_set():
                 return True
-            new = self.engine.snapshot().counters
-            rows = (new.running_rows, new.waiting_rows, new.paused_rows)
-            return new is not old and rows == (0, 0, paused)
+            new = self.engine.snapshot()
+            if any(now.counters is then.counters for now, then in zip(new.workers, old, strict=True)):
+                return False
+            rows = (new.counters.running_rows, new.counters.waiting_rows, new.counters.paused_rows)
+            return rows == (0, 0, paused)
 
         await eventually(reached)
 
@@ -115,10 +117,18 @@ def scripted() -> tuple[Engine, int]:
 
 
 def worker() -> tuple[Engine, int]:
-    return WorkerEngine(WORKER, SUPERVISOR), 1
+    return PoolEngine(WORKER, SUPERVISOR, POOL), 1
 
 
-MAKERS: dict[str, Callable[[], tuple[Engine, int]]] = {"scripted": scripted, "worker": worker}
+def two_workers() -> tuple[Engine, int]:
+    return PoolEngine(WORKER, SUPERVISOR, replace(POOL, workers=2)), 1
+
+
+MAKERS: dict[str, Callable[[], tuple[Engine, int]]] = {
+    "scripted": scripted,
+    "worker": worker,
+    "two workers": two_workers,
+}
 
 
 @asynccontextmanager

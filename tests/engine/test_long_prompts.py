@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 
 from engine.events import Event
+from engine.pool_engine import PoolEngine
 from engine.requests import GenerationRequest, ModelInput, PartsInput, TextInput
-from engine.worker_engine import WorkerEngine
 from tests.engine.requests import Sink, generation
-from tests.engine.subjects import SUPERVISOR, WORKER
+from tests.engine.subjects import POOL, SUPERVISOR, WORKER
 from tests.engine.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -25,9 +25,9 @@ TEXT = "One day a fox met a cat in the old forest. " * 100
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine() -> AsyncIterator[WorkerEngine]:
+async def engine() -> AsyncIterator[PoolEngine]:
     options = replace(WORKER, max_context_tokens=0, prefill_step_tokens=512, max_parked_kv_bytes=0)
-    engine = WorkerEngine(options, SUPERVISOR)
+    engine = PoolEngine(options, SUPERVISOR, POOL)
     await engine.start()
     yield engine
     await engine.stop()
@@ -38,7 +38,7 @@ def request(model_input: ModelInput, **changes: Any) -> GenerationRequest:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def whole(engine: WorkerEngine) -> Sink:
+async def whole(engine: PoolEngine) -> Sink:
     sink = Sink()
     engine.submit(request(TextInput(TEXT)), sink)
     await sink.ended.wait()
@@ -46,7 +46,7 @@ async def whole(engine: WorkerEngine) -> Sink:
     return sink
 
 
-async def test_pause_and_resume_right_after_submit(engine: WorkerEngine, whole: Sink) -> None:
+async def test_pause_and_resume_right_after_submit(engine: PoolEngine, whole: Sink) -> None:
     sink = Sink()
     stream = engine.submit(request(TextInput(TEXT)), sink)
     engine.pause(stream)
@@ -55,7 +55,7 @@ async def test_pause_and_resume_right_after_submit(engine: WorkerEngine, whole: 
     assert sink.ids == whole.ids
 
 
-async def test_a_stall_with_eviction(engine: WorkerEngine, whole: Sink) -> None:
+async def test_a_stall_with_eviction(engine: PoolEngine, whole: Sink) -> None:
     def pause_once(event: Event) -> None:
         if len(sink.ids) == 3:
             engine.pause(event.stream)
@@ -73,7 +73,7 @@ async def test_a_stall_with_eviction(engine: WorkerEngine, whole: Sink) -> None:
     assert sink.ids[:24] == whole.ids
 
 
-async def test_pieces_and_resumed_tokens(engine: WorkerEngine, whole: Sink) -> None:
+async def test_pieces_and_resumed_tokens(engine: PoolEngine, whole: Sink) -> None:
     """The beginning is told to be computed before the last piece is there."""
     sink = Sink()
     stream = engine.submit(request(PartsInput(), resume_ids=whole.ids[:7]), sink)
@@ -88,7 +88,7 @@ async def test_pieces_and_resumed_tokens(engine: WorkerEngine, whole: Sink) -> N
     assert sink.finished.prompt_tokens == whole.finished.prompt_tokens
 
 
-async def test_cancel_in_the_middle_of_the_pieces(engine: WorkerEngine) -> None:
+async def test_cancel_in_the_middle_of_the_pieces(engine: PoolEngine) -> None:
     sink = Sink()
     stream = engine.submit(request(PartsInput()), sink)
     for _ in range(3):

@@ -14,15 +14,15 @@ import pytest
 import pytest_asyncio
 
 from engine.contract import EngineError, EngineStartError, EngineState
-from engine.events import Failed, Prefill, Token
+from engine.events import Failed, Interrupted, Prefill, Token
 from engine.options import SupervisorOptions
+from engine.pool_engine import PoolEngine
 from engine.requests import GenerationRequest
 from engine.wire import Heartbeat, Message, Ready, Submit
-from engine.worker_engine import WorkerEngine
 from engine.worker_process import WorkerProcess
 from flowcontrol.reasons import Reason
 from tests.engine.requests import PROMPT, Sink, generation
-from tests.engine.subjects import SUPERVISOR, WORKER
+from tests.engine.subjects import POOL, SUPERVISOR, WORKER
 from tests.engine.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -42,63 +42,63 @@ ENDLESS = generation(max_tokens=2000)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine() -> AsyncIterator[WorkerEngine]:
-    engine = WorkerEngine(ROOMY, WATCHFUL)
+async def engine() -> AsyncIterator[PoolEngine]:
+    engine = PoolEngine(ROOMY, WATCHFUL, POOL)
     await engine.start()
     yield engine
     await engine.stop()
 
 
-async def in_state(engine: WorkerEngine, state: EngineState) -> None:
+async def in_state(engine: PoolEngine, state: EngineState) -> None:
     await eventually(lambda: engine.snapshot().state is state)
 
 
-async def decoding(engine: WorkerEngine, request: GenerationRequest = ENDLESS) -> Sink:
+async def decoding(engine: PoolEngine, request: GenerationRequest = ENDLESS) -> Sink:
     sink = Sink()
     engine.submit(request, sink)
     await eventually(lambda: sink.ids)
     return sink
 
 
-async def test_killed_worker_fails_its_streams_and_is_restarted(engine: WorkerEngine) -> None:
+async def test_killed_worker_is_restarted_and_its_streams_go_on(engine: PoolEngine) -> None:
     await in_state(engine, EngineState.READY)
     before = engine.snapshot()
-    sinks = [await decoding(engine), Sink()]
-    paused = engine.submit(ENDLESS, sinks[1])
+    request = generation(max_tokens=900)
+    sinks = [await decoding(engine, request), Sink()]
+    paused = engine.submit(request, sinks[1])
     engine.pause(paused)
     os.kill(before.workers[0].pid, signal.SIGKILL)
     refusals, states = [], []
     while engine.snapshot().workers[0].restarts == before.workers[0].restarts:
         states.append(engine.snapshot().state)
-        # Whatever the moment, the answer is a refusal with a reason.
+        # Whatever the moment, a new stream is taken or refused with a reason.
         try:
-            engine.submit(ENDLESS, Sink())
+            engine.cancel(engine.submit(ENDLESS, Sink()))
         except EngineError as refusal:
             refusals.append(refusal)
         await asyncio.sleep(0)
-    for sink in sinks:
-        assert sink.failed.reason is Reason.WORKER_LOST
-        assert "-9" in sink.failed.message
     assert EngineState.DEAD in states
     assert {refusal.reason for refusal in refusals} == {Reason.MODEL_LOADING}
     assert engine.snapshot().state is EngineState.STARTING
     with pytest.raises(EngineError) as refused:
         await engine.count_tokens(PROMPT)
     assert refused.value.reason is Reason.MODEL_LOADING
-    engine.cancel(paused)
-    engine.resume(paused)
     await in_state(engine, EngineState.READY)
     after = engine.snapshot()
     assert after.workers[0].restarts == before.workers[0].restarts + 1
     assert after.workers[0].pid != before.workers[0].pid
     assert after.model == before.model
-    sink = Sink()
-    engine.submit(generation(), sink)
-    await sink.ended.wait()
-    assert len(sink.ids) == 24
+    await sinks[0].ended.wait()
+    assert len(sinks[0].ids) == 900
+    assert sum(isinstance(event, Interrupted) for event in sinks[0].events) == 1
+    assert not sinks[1].ended.is_set()
+    engine.resume(paused)
+    await sinks[1].ended.wait()
+    assert sinks[1].ids == sinks[0].ids
+    assert engine.snapshot().failovers == before.failovers + 2
 
 
-async def test_stopped_worker_is_suspect_and_ready_again_when_it_goes_on(engine: WorkerEngine) -> None:
+async def test_stopped_worker_is_suspect_and_ready_again_when_it_goes_on(engine: PoolEngine) -> None:
     await in_state(engine, EngineState.READY)
     before = engine.snapshot()
     sink = await decoding(engine, generation(max_tokens=300))
@@ -116,25 +116,24 @@ async def test_stopped_worker_is_suspect_and_ready_again_when_it_goes_on(engine:
     assert engine.snapshot().workers[0].restarts == before.workers[0].restarts
 
 
-async def test_worker_that_stays_stopped_is_killed_and_restarted(engine: WorkerEngine) -> None:
+async def test_worker_that_stays_stopped_is_killed_and_its_stream_goes_on(engine: PoolEngine) -> None:
     await in_state(engine, EngineState.READY)
     before = engine.snapshot()
-    sink = await decoding(engine)
+    sink = await decoding(engine, generation(max_tokens=600))
     began_s = time.monotonic()
     os.kill(before.workers[0].pid, signal.SIGSTOP)
     with pytest.raises(EngineError) as lost:
         await engine.count_tokens(PROMPT)
     assert lost.value.reason is Reason.WORKER_LOST
     assert lost.value.retry_after_s is not None
-    await sink.ended.wait()
     assert time.monotonic() - began_s > WATCHFUL.kill_after_s - WORKER.heartbeat_interval_s * 4
-    assert sink.failed.reason is Reason.WORKER_LOST
-    await in_state(engine, EngineState.READY)
+    await sink.ended.wait()
+    assert len(sink.ids) == 600
     assert engine.snapshot().workers[0].restarts == before.workers[0].restarts + 1
 
 
 async def test_stop_while_the_model_is_loaded_ends_start() -> None:
-    engine = WorkerEngine(WORKER, replace(SUPERVISOR, stop_timeout_s=0.1))
+    engine = PoolEngine(WORKER, replace(SUPERVISOR, stop_timeout_s=0.1), POOL)
     starting = asyncio.create_task(engine.start())
     await eventually(lambda: engine.snapshot().workers[0].pid)
     pid = engine.snapshot().workers[0].pid
@@ -146,7 +145,7 @@ async def test_stop_while_the_model_is_loaded_ends_start() -> None:
 
 
 async def start_error(**changes: Any) -> str:
-    engine = WorkerEngine(replace(WORKER, **changes), SUPERVISOR)
+    engine = PoolEngine(replace(WORKER, **changes), SUPERVISOR, POOL)
     with pytest.raises(EngineStartError) as failed:
         await engine.start()
     await engine.stop()
@@ -216,7 +215,7 @@ async def test_blas_that_cannot_be_loaded_is_a_start_error(tmp_path: Path) -> No
 
 
 async def test_slow_model_is_given_up_after_the_start_timeout() -> None:
-    engine = WorkerEngine(WORKER, replace(SUPERVISOR, start_timeout_s=0.01))
+    engine = PoolEngine(WORKER, replace(SUPERVISOR, start_timeout_s=0.01), POOL)
     with pytest.raises(EngineStartError, match=r"the model was not ready within 0\.01 s"):
         await engine.start()
     await engine.stop()
@@ -240,7 +239,7 @@ async def test_worker_ends_well_when_the_connection_closes_in_mid_stream(
 
 async def test_modules_of_the_service_never_import_mlx() -> None:
     code = (
-        "import sys, engine.worker_engine, engine.scripted, service.assembly; "
+        "import sys, engine.pool_engine, engine.scripted, service.assembly; "
         "sys.exit(any(name.split('.')[0] in ('mlx', 'mlx_lm') for name in sys.modules))"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
@@ -248,7 +247,7 @@ async def test_modules_of_the_service_never_import_mlx() -> None:
 
 
 async def test_worker_that_does_not_end_is_killed_by_stop_even_when_stopped_twice(
-    engine: WorkerEngine,
+    engine: PoolEngine,
 ) -> None:
     """The last one, because it stops the engine of this module."""
     await in_state(engine, EngineState.READY)

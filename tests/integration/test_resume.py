@@ -126,3 +126,5 @@ async def test_a_worker_that_is_killed(server_process: StartServer, grpc_addr: s
 
         stream = client.generate(PROMPT, retries=20, **SEEDED, **ALWAYS)
         assert await collect(stream, kill) == whole
+        # The server goes on by itself.
+        assert stream.resumes == 0

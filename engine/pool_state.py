@@ -1,0 +1,47 @@
+"""What the workers of a pool are together."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+
+from engine.contract import NO_COUNTERS, EngineCounters, EngineError, EngineState, WorkerState
+from flowcontrol.reasons import Reason
+
+_ORDER = (
+    (WorkerState.READY, EngineState.READY),
+    (WorkerState.SUSPECT, EngineState.SUSPECT),
+    (WorkerState.STARTING, EngineState.STARTING),
+)
+_REFUSALS: dict[EngineState, tuple[Reason, str]] = {
+    EngineState.STARTING: (Reason.MODEL_LOADING, "the model is being loaded"),
+    EngineState.DEAD: (Reason.MODEL_LOADING, "the model's worker process ended and is being restarted"),
+    EngineState.SUSPECT: (Reason.WORKER_STUCK, "the model makes no progress"),
+    EngineState.STOPPING: (Reason.DRAINING, "the server is shutting down"),
+}
+# Of these the largest counts, of all others the sum.
+_LARGEST = frozenset({"max_cancel_delay_steps", "max_decode_gap_s"})
+
+
+def state_of(workers: Collection[WorkerState]) -> EngineState:
+    """The best that any worker is."""
+    return next((state for worker, state in _ORDER if worker in workers), EngineState.DEAD)
+
+
+def refusal(state: EngineState, workers: Collection[WorkerState], *, retry_after_s: float) -> EngineError:
+    """Why a pool that is not READY takes no stream."""
+    if state is EngineState.DEAD and all(worker is WorkerState.CRASH_LOOP for worker in workers):
+        return EngineError(
+            Reason.CRASH_LOOP, "the model's worker process keeps ending and is not started again"
+        )
+    reason, message = _REFUSALS[state]
+    return EngineError(reason, message, retry_after_s=retry_after_s)
+
+
+def together(counters: Sequence[EngineCounters]) -> EngineCounters:
+    """The counters of all workers in one."""
+    if len(counters) == 1:
+        return counters[0]
+    combined = {}
+    for field in fields(NO_COUNTERS):
+        values = [getattr(each, field.name) for each in counters]
+        combined[field.name] = max(values) if field.name in _LARGEST else sum(values)
+    return EngineCounters(**combined)
