@@ -84,6 +84,7 @@ class WorkerEngine:
         self._model: ModelInfo | None = None
         self._cpu_blas = ""
         self._full_batch_step_s = 0.0
+        self._loading: tuple[str, int, int] | None = None
         self._counters = NO_COUNTERS
         self._restarts = 0
         self._last_sign_s = 0.0
@@ -174,6 +175,7 @@ class WorkerEngine:
             failovers=0,
             cpu_blas=self._cpu_blas,
             full_batch_step_s=self._full_batch_step_s,
+            loading=self._loading,
         )
 
     def _current_state(self) -> EngineState:
@@ -246,11 +248,13 @@ class WorkerEngine:
     async def _until_ready(self, worker: WorkerProcess) -> str:
         """Wait for the model. Returns what went wrong, "" when nothing did."""
         try:
-            messages = await asyncio.wait_for(worker.receive(), self._options.start_timeout_s)
+            async with asyncio.timeout(self._options.start_timeout_s):
+                first = await self._until_loaded(worker)
         except TimeoutError:
             worker.kill()
             return f"the model was not ready within {self._options.start_timeout_s:g} s"
-        first = messages[0] if messages else None
+        finally:
+            self._loading = None
         if isinstance(first, StartFailed):
             return first.message
         if not isinstance(first, Ready):
@@ -265,6 +269,15 @@ class WorkerEngine:
         if self._started is not None and not self._started.done():
             self._started.set_result(None)
         return ""
+
+    async def _until_loaded(self, worker: WorkerProcess) -> Message | None:
+        """The first message that is not about how far loading is; None when there is none."""
+        while messages := await worker.receive():
+            for message in messages:
+                if not isinstance(message, Loading):
+                    return message
+                self._loading = (message.stage, message.done, message.total)
+        return None
 
     async def _watch(self, worker: WorkerProcess) -> None:
         """Kill a worker that gives no sign of life for too long."""

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
-from engine.contract import Engine, EngineError, EngineState
+from engine.contract import EngineError, EngineSnapshot, EngineState
 from engine.requests import GenerationRequest
 from flowcontrol.admission.ask import Ask, Outcome, Refusal, ServiceClass
 from flowcontrol.admission.governor import Governor
@@ -31,6 +32,15 @@ _CLASSES: dict[int, ServiceClass] = {
     pb.PRIORITY_INTERACTIVE: ServiceClass.INTERACTIVE,
     pb.PRIORITY_SYSTEM: ServiceClass.SYSTEM,
 }
+
+
+class Engines(Protocol):
+    """What admission needs to know of the engines, all together: ModelHost, or a single Engine."""
+
+    def check_ready(self) -> None:
+        """Raises EngineError when no stream could be taken now."""
+
+    def snapshot(self) -> EngineSnapshot: ...
 
 
 class Seat:
@@ -95,12 +105,12 @@ class Admission:
     """Asks the governor on behalf of streams. `keep_deciding` must run beside it."""
 
     def __init__(
-        self, governor: Governor, engine: Engine, options: AdmissionOptions, clock: Callable[[], float]
+        self, governor: Governor, engines: Engines, options: AdmissionOptions, clock: Callable[[], float]
     ) -> None:
         self.governor = governor
         self.sizes = PromptSizes()
         self.clock = clock
-        self._engine = engine
+        self._engines = engines
         self._options = options
         self._waiting: dict[Ticket, Seat] = {}
         self._rearm = asyncio.Event()
@@ -108,7 +118,7 @@ class Admission:
     def ask(self, start: StartMessage, tenant: str, left_s: float | None) -> Seat:
         """A seat, admitted or waiting. left_s: until the caller's deadline. Raises ServiceError."""
         try:
-            self._engine.check_ready()
+            self._engines.check_ready()
         except EngineError as error:
             raise ServiceError.from_engine(error, "start.") from error
         now_s = self.clock()
@@ -186,10 +196,10 @@ class Admission:
 
     @property
     def _ready(self) -> bool:
-        return self._engine.snapshot().state is EngineState.READY
+        return self._engines.snapshot().state is EngineState.READY
 
     def _observe(self, now_s: float) -> None:
-        snapshot = self._engine.snapshot()
+        snapshot = self._engines.snapshot()
         if snapshot.state is EngineState.READY and snapshot.model is not None:
             self.governor.describe_model(
                 kv_bytes_per_token=snapshot.model.kv_bytes_per_token,

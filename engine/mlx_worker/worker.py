@@ -25,6 +25,7 @@ from engine.wire import (
     Cancel,
     Command,
     Count,
+    Loading,
     Message,
     Pause,
     PromptPart,
@@ -120,10 +121,13 @@ class Worker:
             # Without it the process can abort at exit.
             mx.clear_streams()
 
+    def _tell_loading(self, stage: str, done: int, total: int) -> None:
+        self._send([Loading(stage, done, total)])
+
     def _load(self) -> StepLoop | None:
         options = self._options
         try:
-            loaded = load_model(options)
+            loaded = load_model(options, self._tell_loading)
             make_generator = partial(
                 BatchGenerator,
                 loaded.model,
@@ -131,6 +135,7 @@ class Worker:
                 prefill_batch_size=options.prefill_batch_rows,
                 prefill_step_size=options.prefill_step_tokens,
             )
+            self._tell_loading("warm-up", 0, 0)
             step_s = warm_up(make_generator, loaded.info.vocab_size, max_batch_rows=options.max_batch_rows)
         except Exception as error:  # mlx-lm, the hub client and a model's own code raise what they like.
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,8 @@ from flowcontrol.admission.ticket import TicketState
 from flowcontrol.limits.contract import StrategyName
 from penstock.v1 import limits_pb2 as pb
 from service.admission_messages import MAX_STREAMS, MAX_TARGET_MS
-from service.limits import LimitsServicer, is_local
+from service.identity import is_local
+from service.limits import LimitsServicer
 from tests.service.admission_subjects import OPTIONS, LimitsServer, a_governor, serving_limits, tickets
 from tests.service.drivers import Clock
 from tests.service.refusals import Refusal, refusal
