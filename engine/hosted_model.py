@@ -91,7 +91,8 @@ class Hold:
 class HostedModel:
     """Owned by the ModelHost, which decides about it. location: where the source is, "" when unknown.
 
-    weights: their bytes, None while they are not on this machine. expected_bytes: what its workers will take.
+    expected_bytes: what its workers will take. measured: whether that is known for good; it is not before all
+    weights are on this machine.
     """
 
     def __init__(
@@ -101,15 +102,15 @@ class HostedModel:
         name: str,
         source: str,
         location: str,
-        weights: int | None,
         expected_bytes: int,
+        measured: bool,
         clock: Callable[[], float],
     ) -> None:
         self.engine = engine
         self.source = source
         self.location = location
-        self.weights = weights
         self.expected_bytes = expected_bytes
+        self.measured = measured
         self.loaded = False
         """Whether its engine has started."""
         self.error: EngineError | None = None

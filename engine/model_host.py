@@ -224,8 +224,8 @@ class ModelHost:
             name=name,
             source=source,
             location=_place(location),
-            weights=weights,
             expected_bytes=expected,
+            measured=Path(location).is_dir(),
             clock=self._clock,
         )
 
@@ -339,12 +339,14 @@ class ModelHost:
             raise EngineError(Reason.MODEL_UNLOADED, f"{model.name} was unloaded while it was being loaded")
 
     def _check_downloaded(self, model: HostedModel) -> None:
-        """Once its weights are on the machine: whether there is memory for them."""
+        """Once all weights are on the machine: whether there is memory for them."""
         loading = model.engine.snapshot().loading
-        if model.weights is None and loading is not None and loading[0] != "download":
-            model.weights = weights_bytes(model.location) or 0
-            model.expected_bytes = needed_bytes(model.weights, self._options)
-            self._check_memory(model.source, model.weights, but=model)
+        if model.measured or loading is None or loading[0] == "download":
+            return
+        model.measured = True
+        weights = weights_bytes(model.location) or 0
+        model.expected_bytes = needed_bytes(weights, self._options)
+        self._check_memory(model.source, weights, but=model)
 
     def _begin_unloading(self, model: HostedModel) -> asyncio.Task[None]:
         if model.unloading is None:

@@ -1,6 +1,7 @@
 """Whether there is memory for a model, told before it is loaded."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.contract import EngineError
@@ -14,18 +15,18 @@ _WEIGHTS = "model*.safetensors"
 _MIB = 2**20
 
 
-def weights_bytes(location: str) -> int | None:
+def weights_bytes(location: str, environ: Mapping[str, str] = os.environ) -> int | None:
     """Bytes of the weights of a model directory or hub name; None while they are not on this machine."""
-    directory = Path(location) if Path(location).is_dir() else _downloaded(location)
+    directory = Path(location) if Path(location).is_dir() else _downloaded(location, environ)
     if directory is None:
         return None
     return sum(file.stat().st_size for file in directory.glob(_WEIGHTS))
 
 
-def _downloaded(name: str) -> Path | None:
+def _downloaded(name: str, environ: Mapping[str, str]) -> Path | None:
     """Where the hub's client keeps a model: HUB/models--ORG--NAME/snapshots/REVISION."""
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    home = environ.get("HF_HOME") or "~/.cache/huggingface"
+    hub = Path(environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
     model = hub / f"models--{name.replace('/', '--')}"
     try:
         directory = model / "snapshots" / (model / "refs" / "main").read_text().strip()

@@ -13,7 +13,7 @@ from penstock.v1.generation_pb2 import Priority
 from penstock.v1.model_pb2 import Model, ModelState
 from penstock.v1.status_pb2 import Status, StreamState, StreamStatus, Worker, WorkerState
 from service.cli_limits import last_change, reason
-from service.terminal import TARGET, TargetOption, duration, json_line, run_command
+from service.terminal import TARGET, TargetOption, count, duration, json_line, run_command, size
 
 _TIMEOUT_S = 10.0
 # Of a longer name the beginning is shown; --json has the whole.
@@ -102,8 +102,8 @@ def _worker(worker: Worker) -> list[tuple[str, str]]:
         ("Worker", f"{state}, process {worker.pid or 'none'}, restarts {worker.restarts}"),
         (
             "Memory",
-            f"{_size(worker.rss_bytes)} resident, {_size(worker.kv_bytes)} KV cache, "
-            f"{_size(worker.parked_kv_bytes)} of it parked",
+            f"{size(worker.rss_bytes)} resident, {size(worker.kv_bytes)} KV cache, "
+            f"{size(worker.parked_kv_bytes)} of it parked",
         ),
         ("BLAS", worker.cpu_blas or "MLX's own"),
         ("Tokens", f"{worker.generated_tokens} in {worker.decode_steps} steps"),
@@ -201,21 +201,7 @@ def _model_cells(model: Model) -> tuple[str, str, str, str, str]:
     return (
         model.name + (" (default)" if model.is_default else ""),
         ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower(),
-        _count(model.parameters),
+        count(model.parameters),
         str(model.context_tokens),
         model.source,
     )
-
-
-def _count(number: int) -> str:
-    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
-
-
-def _size(number_bytes: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number_bytes >= size:
-            return f"{number_bytes / size:.1f} {unit}"
-    return f"{number_bytes} B"
