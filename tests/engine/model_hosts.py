@@ -45,7 +45,7 @@ class LoadedEngine(ScriptedEngine):
     def load(self) -> None:
         self._loaded.set_result(None)
 
-    def fail(self, message: str) -> None:  # type: ignore[override]
+    def fail_to_load(self, message: str) -> None:
         self._loaded.set_exception(EngineStartError(message))
 
     async def start(self) -> None:
@@ -113,8 +113,8 @@ def a_model(directory: Path, weights: int = 64) -> str:
 
 
 @asynccontextmanager
-async def hosting(*, gated: bool = False, start: bool = True, **options: Any) -> AsyncIterator[Hosted]:
-    """A host whose default model, penstock-tiny, is there. gated: of engines made later. options: to change."""
+async def hosting(*, gated: bool = False, **options: Any) -> AsyncIterator[Hosted]:
+    """A host whose default model is penstock-tiny. gated: of engines made later. options: to change."""
     engines = Engines()
     default = engines("embedded")
     engines.gated = gated
@@ -122,8 +122,7 @@ async def hosting(*, gated: bool = False, start: bool = True, **options: Any) ->
     hosted.host = ModelHost(
         default, replace(OPTIONS, **options), engines, available=lambda: hosted.available, clock=hosted.clock
     )
-    if start:
-        await hosted.host.start()
+    await hosted.host.start()
     try:
         yield hosted
     finally:
@@ -133,8 +132,8 @@ async def hosting(*, gated: bool = False, start: bool = True, **options: Any) ->
 
 async def load(host: ModelHost, source: str, aliases: Sequence[str] = ()) -> ModelSnapshot:
     """The loaded model."""
-    told: LoadProgress | ModelSnapshot | None = None
-    async for told in host.load(source, aliases):
-        pass
-    assert isinstance(told, ModelSnapshot)
-    return told
+    told = [each async for each in host.load(source, aliases)]
+    model = told.pop()
+    assert all(isinstance(each, LoadProgress) for each in told)
+    assert isinstance(model, ModelSnapshot)
+    return model
