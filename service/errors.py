@@ -151,9 +151,3 @@ async def abort(
     """End the call with the error's status and details. Must be awaited in the handler itself."""
     await context.abort_with_status(rpc_status.to_status(error.to_status(request_id)))
     raise AssertionError("abort_with_status does not return")
-
-
-def not_implemented(field: str) -> ServiceError:
-    """For a field that is in the contract and whose feature is not there yet."""
-    message = f"{field}: not implemented in this version"
-    return ServiceError(Reason.NOT_IMPLEMENTED, message, violations=[Violation(field, "not implemented")])
