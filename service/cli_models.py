@@ -135,10 +135,11 @@ class _Shown:
     def __init__(self, source: str, *, quiet: bool) -> None:
         console = Console(stderr=True, highlight=False)
         self._stage = ""
-        self._lines = not quiet and not console.is_terminal
+        has_bar = console.is_terminal and not console.is_dumb_terminal
+        self._lines = not (quiet or has_bar)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        if not quiet and console.is_terminal:
+        if has_bar and not quiet:
             self._bar = Progress(
                 TextColumn("{task.fields[stage]}"),
                 BarColumn(),
