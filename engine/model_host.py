@@ -130,7 +130,7 @@ class ModelHost:
     def snapshot(self) -> EngineSnapshot:
         """All engines as one, whose state and model are the default one's.
 
-        Summed up are the workers, what waits, failovers, and of the counters decode_steps and running_rows.
+        Together are the workers, what waits, failovers, and of the counters decode_steps and running_rows.
         """
         default = self._default.engine.snapshot()
         if len(self._models) == 1 and not self._failovers_before:

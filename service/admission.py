@@ -18,6 +18,7 @@ from service.errors import ServiceError
 from service.options import AdmissionOptions
 from service.prompt_size import PromptSizes, text_bytes
 from service.start_message import StartMessage
+from service.step_count import StepCount
 
 _log = structlog.get_logger("penstock.admission")
 
@@ -112,6 +113,7 @@ class Admission:
         self.clock = clock
         self._engines = engines
         self._options = options
+        self._steps = StepCount()
         self._waiting: dict[Ticket, Seat] = {}
         self._rearm = asyncio.Event()
 
@@ -205,8 +207,8 @@ class Admission:
                 kv_bytes_per_token=snapshot.model.kv_bytes_per_token,
                 full_batch_step_s=snapshot.full_batch_step_s,
             )
-            counters = snapshot.counters
-            self.governor.observe(counters.decode_steps, counters.running_rows, now_s)
+            steps = self._steps.take(snapshot.workers)
+            self.governor.observe(steps, snapshot.counters.running_rows, now_s)
 
     def _tell_positions(self, now_s: float) -> None:
         for ticket, outlook in self.governor.outlook(now_s).items():
