@@ -22,10 +22,10 @@ from service.assembly import (
     admission_options,
     configure_logging,
     governor_options,
+    model_host,
     pool_options,
     server_options,
     stream_options,
-    worker_engine,
 )
 from service.generation import Context, GenerationServicer
 from service.server import Server
@@ -84,9 +84,9 @@ class _TimedServicer(GenerationServicer):
 
 class _TimedServer(Server):
     def __init__(self, settings: Settings, noted: _Noted) -> None:
-        engine, streams = worker_engine(settings), stream_options(settings)
+        models, streams = model_host(settings), stream_options(settings)
         super().__init__(
-            engine,
+            models,
             server_options(settings),
             streams,
             admission_options(settings),
@@ -94,7 +94,7 @@ class _TimedServer(Server):
             pool_options(settings),
             version="benchmark",
         )
-        timed = _TimedServicer(engine, self._registry, self.admission, streams, self._pool)
+        timed = _TimedServicer(models, self._registry, self.admission, streams, self._pool)
         timed.noted = noted
         self._generation = timed
 

@@ -21,6 +21,7 @@ import uvloop
 from benchmarks.timed import TimedEngine, TimedServicer, TimeSpent
 from config import load
 from engine.contract import Engine
+from engine.model_host import ModelHost
 from engine.requests import GenerationRequest
 from engine.scripted import Script, ScriptedEngine, counting_script
 from penstock.v1 import generation_pb2 as pb
@@ -100,7 +101,7 @@ class BenchmarkServer(Server):
         configure_logging(settings.logging)
         streams = stream_options(settings)
         super().__init__(
-            engine,
+            ModelHost.of(engine),
             server_options(settings),
             streams,
             admission_options(settings),
@@ -109,7 +110,7 @@ class BenchmarkServer(Server):
             version="benchmark",
         )
         if options.kind == "bare":
-            self._generation = BareServicer(engine, self._registry, self.admission, streams, self._pool)
+            self._generation = BareServicer(self._models, self._registry, self.admission, streams, self._pool)
         elif options.kind == "timed":
             timed_engine = TimedEngine(engine, spent)
             self._generation = TimedServicer(

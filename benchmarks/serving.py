@@ -77,4 +77,4 @@ def _both(model: str, cpu_blas: str) -> Iterator[tuple[Side, Side]]:
 def _options(model: str, cpu_blas: str) -> WorkerOptions:
     """The server's own defaults for the engine alone, so that both decode the same batches."""
     flags = {"engine": {"model": model, "cpu_blas": cpu_blas}}
-    return worker_options(load(None, None, {}, flags).settings)
+    return worker_options(load(None, None, {}, flags).settings, model)

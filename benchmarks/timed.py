@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.contract import Engine, EngineSnapshot, EventSink
 from engine.events import Event, Token
+from engine.model_host import ModelHost
 from engine.requests import GenerationRequest, ModelInput
 from flowcontrol.registry import StreamRegistry
 from penstock.v1 import generation_pb2 as pb
@@ -191,7 +192,7 @@ class TimedServicer(GenerationServicer):
         *,
         spent: TimeSpent,
     ) -> None:
-        super().__init__(engine, registry, admission, options, pool)
+        super().__init__(ModelHost.of(engine), registry, admission, options, pool)
         self._timed_engine = engine
         self._spent = spent
 

@@ -203,6 +203,21 @@ class EngineSettings(_Section):
     max_crashes: int = Field(ge=1, le=1000)
 
 
+class ModelsSettings(_Section):
+    """The models beside that of the engine section."""
+
+    load: str = Field(
+        pattern=r"^$|\S", description="model directories or hub names, with commas between, or empty"
+    )
+    aliases: str = Field(
+        pattern=r"^\s*$|^\s*[^\s=,]+\s*=\s*[^\s=,]+\s*(,\s*[^\s=,]+\s*=\s*[^\s=,]+\s*)*$",
+        description="ALIAS=NAME pairs, with commas between, or empty",
+    )
+    idle_unload_ms: int = Field(ge=0, le=DAY_MS)
+    max_memory_bytes: int = Field(ge=0, le=1024**4)
+    remote_control: bool
+
+
 class LoggingSettings(_Section):
     """What is logged, and in which form."""
 
@@ -219,6 +234,7 @@ class Settings(BaseSettings):
     stream_registry: StreamRegistrySettings
     admission: AdmissionSettings
     engine: EngineSettings
+    models: ModelsSettings
     logging: LoggingSettings
 
     @classmethod

@@ -146,6 +146,8 @@ class EngineSnapshot:
     """Path of the BLAS library loaded before MLX; empty when MLX's own product is in use."""
     full_batch_step_s: float
     """One decode step with the batch full, as warm-up measured it; 0 when it is not known."""
+    loading: tuple[str, int, int] | None = None
+    """How far loading is: a stage of wire.LOADING_STAGES, then done and total in bytes; None when loaded."""
 
 
 class Engine(Protocol):

@@ -78,3 +78,23 @@ class PoolOptions:
     max_crashes: int
     warm_prompts: int
     warm_ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """The models of a server.
+
+    source: of the default model; empty when its engine alone knows. load: sources of further ones, loaded
+    when the default one is there. aliases: (alias, name) pairs, whether such a model is loaded or not.
+    idle_unload_s: a model without a stream for this long is unloaded, never the default one; 0 for never.
+    max_memory_bytes: of all models together; 0 for what the machine has. workers: processes of each model.
+    kv_bytes: what each of them may keep in KV caches.
+    """
+
+    source: str
+    load: tuple[str, ...]
+    aliases: tuple[tuple[str, str], ...]
+    idle_unload_s: float
+    max_memory_bytes: int
+    workers: int
+    kv_bytes: int

@@ -52,10 +52,7 @@ _AFFINITY_BLOCKS = 16384
 
 
 class PoolEngine:
-    """Implements Engine. The streams of a worker that is lost go on with another, or with the restarted one.
-
-    `loading`: how far the first worker that told so has loaded its model; None before that.
-    """
+    """Implements Engine. The streams of a lost worker go on with another, or with the restarted one."""
 
     def __init__(
         self,
@@ -87,10 +84,6 @@ class PoolEngine:
         self._stopping = False
         self._will_tell_positions = False
         self._started: asyncio.Future[None] | None = None
-
-    @property
-    def loading(self) -> Loading | None:
-        return next((worker.loading for worker in self._workers if worker.loading is not None), None)
 
     async def start(self) -> None:
         """Returns when the first worker is ready; the others follow."""
@@ -203,6 +196,7 @@ class PoolEngine:
             failovers=self._failovers,
             cpu_blas=self._ready.cpu_blas if self._ready is not None else "",
             full_batch_step_s=self._ready.full_batch_step_s if self._ready is not None else 0.0,
+            loading=self._loading,
         )
 
     def worker_ready(self, worker: PoolWorker, ready: Ready) -> None:
@@ -273,6 +267,13 @@ class PoolEngine:
         if self._stopping:
             return EngineState.STOPPING
         return state_of([worker.state for worker in self._workers])
+
+    @property
+    def _loading(self) -> tuple[str, int, int] | None:
+        """How far the first worker that told so has loaded the model; None once one is ready."""
+        told = (worker.loading for worker in self._workers if worker.loading is not None)
+        loading = next(told, None) if self._ready is None else None
+        return (loading.stage, loading.done, loading.total) if loading is not None else None
 
     def _least_loaded(self) -> PoolWorker | None:
         """Of the workers that are ready."""

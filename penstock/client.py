@@ -20,7 +20,14 @@ from penstock.retry import READY_POLL_S, Attempts, Retry
 from penstock.tenant import Metadata, Pairs, tenant_metadata, with_tenant
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.input_pb2 import ChatMessage
-from penstock.v1.model_pb2 import ListModelsRequest, Model, ModelState
+from penstock.v1.model_pb2 import (
+    ListModelsRequest,
+    LoadModelRequest,
+    LoadModelResponse,
+    Model,
+    ModelState,
+    UnloadModelRequest,
+)
 from penstock.v1.model_pb2_grpc import ModelServiceStub
 from penstock.v1.status_pb2 import GetStatusRequest, Status, WatchStatusRequest, WatchStatusResponse
 from penstock.v1.status_pb2_grpc import StatusServiceStub
@@ -122,6 +129,37 @@ class Client:
                 ListModelsRequest(), timeout=timeout_s, metadata=self._tenant
             )
             return list(response.models)
+
+    async def load_model(
+        self, source: str, *, aliases: Sequence[str] = ()
+    ) -> AsyncIterator[LoadModelResponse]:
+        """Has the server load a model: how far it is, and last the model.
+
+        source: a directory on the server's machine, a hub name, or "embedded". The server goes on loading
+        when this is not read to the end.
+        """
+        request = LoadModelRequest(source=source, aliases=aliases)
+        call = ModelServiceStub(self._channel()).LoadModel(request, metadata=self._tenant)
+        try:
+            while True:
+                with translated():
+                    message = await call.read()
+                if not isinstance(message, LoadModelResponse):
+                    return
+                yield message
+        finally:
+            call.cancel()
+
+    async def unload_model(self, name: str, *, now: bool = False, timeout_s: float | None = None) -> int:
+        """Has the server unload a model once its streams have ended, or end them with now.
+
+        Returns how many streams it had. Unloading goes on after timeout_s.
+        """
+        with translated():
+            response = await ModelServiceStub(self._channel()).UnloadModel(
+                UnloadModelRequest(name=name, now=now), timeout=timeout_s, metadata=self._tenant
+            )
+            return response.streams
 
     async def status(self, *, include_streams: bool = False, timeout_s: float | None = None) -> Status:
         """What the server is doing now; with every active stream when include_streams is set."""

@@ -20,7 +20,14 @@ from penstock.tenant import Metadata, Pairs, tenant_metadata, with_tenant
 from penstock.v1.generation_pb2 import GenerateRequest
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.input_pb2 import ChatMessage
-from penstock.v1.model_pb2 import ListModelsRequest, Model, ModelState
+from penstock.v1.model_pb2 import (
+    ListModelsRequest,
+    LoadModelRequest,
+    LoadModelResponse,
+    Model,
+    ModelState,
+    UnloadModelRequest,
+)
 from penstock.v1.model_pb2_grpc import ModelServiceStub
 from penstock.v1.status_pb2 import GetStatusRequest, Status, WatchStatusRequest
 from penstock.v1.status_pb2_grpc import StatusServiceStub
@@ -123,6 +130,31 @@ class SyncClient:
                 ListModelsRequest(), timeout=timeout_s, metadata=self._tenant
             )
             return list(response.models)
+
+    def load_model(self, source: str, *, aliases: Sequence[str] = ()) -> Iterator[LoadModelResponse]:
+        """Has the server load a model: how far it is, and last the model.
+
+        source: a directory on the server's machine, a hub name, or "embedded". The server goes on loading
+        when this is not read to the end.
+        """
+        request = LoadModelRequest(source=source, aliases=aliases)
+        call = ModelServiceStub(self._channel()).LoadModel(request, metadata=self._tenant)
+        try:
+            with translated():
+                yield from call
+        finally:
+            call.cancel()
+
+    def unload_model(self, name: str, *, now: bool = False, timeout_s: float | None = None) -> int:
+        """Has the server unload a model once its streams have ended, or end them with now.
+
+        Returns how many streams it had. Unloading goes on after timeout_s.
+        """
+        with translated():
+            response = ModelServiceStub(self._channel()).UnloadModel(
+                UnloadModelRequest(name=name, now=now), timeout=timeout_s, metadata=self._tenant
+            )
+            return response.streams
 
     def status(self, *, include_streams: bool = False, timeout_s: float | None = None) -> Status:
         """What the server is doing now; with every active stream when include_streams is set."""

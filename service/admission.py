@@ -1,11 +1,12 @@
 """Between the servicer and the governor: asks for streams, wakes those whose waiting is over."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
-from engine.contract import Engine, EngineError, EngineState, WorkerSnapshot
+from engine.contract import EngineError, EngineSnapshot, EngineState
 from engine.requests import GenerationRequest
 from flowcontrol.admission.ask import Ask, Outcome, Refusal, ServiceClass
 from flowcontrol.admission.governor import Governor
@@ -17,6 +18,7 @@ from service.errors import ServiceError
 from service.options import AdmissionOptions
 from service.prompt_size import PromptSizes, text_bytes
 from service.start_message import StartMessage
+from service.step_count import StepCount
 
 _log = structlog.get_logger("penstock.admission")
 
@@ -31,6 +33,15 @@ _CLASSES: dict[int, ServiceClass] = {
     pb.PRIORITY_INTERACTIVE: ServiceClass.INTERACTIVE,
     pb.PRIORITY_SYSTEM: ServiceClass.SYSTEM,
 }
+
+
+class Engines(Protocol):
+    """What admission needs to know of the engines, all together: ModelHost, or a single Engine."""
+
+    def check_ready(self) -> None:
+        """Raises EngineError when no stream could be taken now."""
+
+    def snapshot(self) -> EngineSnapshot: ...
 
 
 class Seat:
@@ -95,22 +106,21 @@ class Admission:
     """Asks the governor on behalf of streams. `keep_deciding` must run beside it."""
 
     def __init__(
-        self, governor: Governor, engine: Engine, options: AdmissionOptions, clock: Callable[[], float]
+        self, governor: Governor, engines: Engines, options: AdmissionOptions, clock: Callable[[], float]
     ) -> None:
         self.governor = governor
         self.sizes = PromptSizes()
         self.clock = clock
-        self._engine = engine
+        self._engines = engines
         self._options = options
+        self._steps = StepCount()
         self._waiting: dict[Ticket, Seat] = {}
         self._rearm = asyncio.Event()
-        # The worker whose decode steps are counted.
-        self._observed_pid = -1
 
     def ask(self, start: StartMessage, tenant: str, left_s: float | None) -> Seat:
         """A seat, admitted or waiting. left_s: until the caller's deadline. Raises ServiceError."""
         try:
-            self._engine.check_ready()
+            self._engines.check_ready()
         except EngineError as error:
             raise ServiceError.from_engine(error, "start.") from error
         now_s = self.clock()
@@ -188,28 +198,17 @@ class Admission:
 
     @property
     def _ready(self) -> bool:
-        return self._engine.snapshot().state is EngineState.READY
+        return self._engines.snapshot().state is EngineState.READY
 
     def _observe(self, now_s: float) -> None:
-        snapshot = self._engine.snapshot()
+        snapshot = self._engines.snapshot()
         if snapshot.state is EngineState.READY and snapshot.model is not None:
             self.governor.describe_model(
                 kv_bytes_per_token=snapshot.model.kv_bytes_per_token,
                 full_batch_step_s=snapshot.full_batch_step_s,
             )
-            self._observe_steps(snapshot.workers, now_s)
-
-    def _observe_steps(self, workers: Sequence[WorkerSnapshot], now_s: float) -> None:
-        """Count the steps of one worker, the same while it decodes. All make more than a stream sees."""
-        decoding = [worker for worker in workers if worker.counters.running_rows]
-        one = next((each for each in decoding if each.pid == self._observed_pid), None)
-        if one is None:
-            one = decoding[0] if decoding else workers[0]
-            self._observed_pid = one.pid
-            # The count of another worker does not go on from that of the last one.
-            self.governor.observe(one.counters.decode_steps, 0, now_s)
-        else:
-            self.governor.observe(one.counters.decode_steps, one.counters.running_rows, now_s)
+            steps = self._steps.take(snapshot.workers)
+            self.governor.observe(steps, snapshot.counters.running_rows, now_s)
 
     def _tell_positions(self, now_s: float) -> None:
         for ticket, outlook in self.governor.outlook(now_s).items():

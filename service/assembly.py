@@ -22,8 +22,9 @@ from config import (
 )
 from engine import options as engine_options
 from engine.contract import Engine, EngineStartError
+from engine.model_host import ModelHost
 from engine.model_source import NoSuchModelError, resolve
-from engine.options import SupervisorOptions, WorkerOptions
+from engine.options import HostOptions, SupervisorOptions, WorkerOptions
 from engine.pool_engine import PoolEngine
 from flowcontrol.admission.ask import ServiceClass
 from flowcontrol.admission.fair_queue import QueueOptions
@@ -53,6 +54,7 @@ def server_options(settings: Settings) -> ServerOptions:
         keepalive_timeout_ms=server.keepalive_timeout_ms,
         drain_grace_s=server.drain_grace_ms / 1e3,
         health_interval_s=server.health_interval_ms / 1e3,
+        models_remote_control=settings.models.remote_control,
     )
 
 
@@ -156,10 +158,11 @@ def pool_options(settings: Settings) -> PoolOptions | None:
     )
 
 
-def worker_options(settings: Settings) -> WorkerOptions:
+def worker_options(settings: Settings, source: str) -> WorkerOptions:
+    """source: of the model that the worker runs."""
     engine = settings.engine
     return WorkerOptions(
-        model=engine.model,
+        model=source,
         max_batch_rows=engine.max_batch_rows,
         prefill_batch_rows=engine.prefill_batch_rows,
         prefill_step_tokens=engine.prefill_step_tokens,
@@ -173,9 +176,10 @@ def worker_options(settings: Settings) -> WorkerOptions:
         max_decode_gap_s=engine.max_decode_gap_ms / 1e3,
         max_prefix_cache_bytes=engine.max_prefix_cache_bytes,
         max_kv_bytes=settings.admission.max_kv_bytes,
-        speculate_first_token=_speculates_first_token(engine),
+        speculate_first_token=_speculates_first_token(engine, source),
         max_mismatch_rate=engine.first_token.max_mismatch_rate,
-        draft_model=engine.draft_model,
+        # A draft must know the same tokens as its model: it is the default model's.
+        draft_model=engine.draft_model if source == engine.model else "",
         draft_tokens=engine.draft_tokens,
         kv_bits=engine.kv_bits,
         kv_group_size=engine.kv_group_size,
@@ -184,10 +188,10 @@ def worker_options(settings: Settings) -> WorkerOptions:
     )
 
 
-def _speculates_first_token(engine: EngineSettings) -> bool:
+def _speculates_first_token(engine: EngineSettings, source: str) -> bool:
     allowed = {name.strip() for name in engine.first_token.models.split(",")}
     try:
-        return engine.first_token.enabled and resolve(engine.model)[1] in allowed
+        return engine.first_token.enabled and resolve(source)[1] in allowed
     except NoSuchModelError:
         return False  # The worker says what is wrong with it.
 
@@ -216,8 +220,40 @@ def worker_pool_options(settings: Settings) -> engine_options.PoolOptions:
     )
 
 
-def worker_engine(settings: Settings) -> Engine:
-    return PoolEngine(worker_options(settings), supervisor_options(settings), worker_pool_options(settings))
+def host_options(settings: Settings) -> HostOptions:
+    engine, models = settings.engine, settings.models
+    pairs = (pair.split("=", 1) for pair in _items(models.aliases))
+    return HostOptions(
+        source=engine.model,
+        load=tuple(_items(models.load)),
+        aliases=tuple((alias.strip(), name.strip()) for alias, name in pairs),
+        idle_unload_s=models.idle_unload_ms / 1e3,
+        max_memory_bytes=models.max_memory_bytes,
+        workers=engine.workers,
+        kv_bytes=settings.admission.max_kv_bytes
+        or engine.max_parked_kv_bytes + engine.max_prefix_cache_bytes,
+    )
+
+
+def _items(text: str) -> list[str]:
+    """What stands between commas."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def model_engine(settings: Settings, source: str) -> Engine:
+    """The engine for one model."""
+    return PoolEngine(
+        worker_options(settings, source), supervisor_options(settings), worker_pool_options(settings)
+    )
+
+
+def model_host(settings: Settings) -> ModelHost:
+    """The configured models, each with an engine of its own."""
+
+    def make_engine(source: str) -> Engine:
+        return model_engine(settings, source)
+
+    return ModelHost(make_engine(settings.engine.model), host_options(settings), make_engine)
 
 
 def configure_logging(settings: LoggingSettings) -> None:
@@ -242,12 +278,12 @@ def configure_logging(settings: LoggingSettings) -> None:
 def run(loaded: Loaded, engine: Engine | None = None) -> int:
     """Serve until SIGTERM or SIGINT; a second signal ends the grace time. Returns the exit status.
 
-    engine: what to serve instead of the configured model.
+    engine: what to serve instead of the configured models.
     """
     settings = loaded.settings
     configure_logging(settings.logging)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_run(settings, engine or worker_engine(settings)))
+        return runner.run(_run(settings, ModelHost.of(engine) if engine else model_host(settings)))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -259,7 +295,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop  # type: ignore[no-any-return]
 
 
-async def _run(settings: Settings, engine: Engine) -> int:
+async def _run(settings: Settings, models: ModelHost) -> int:
     stopping = _stop_signals()
     try:
         governor = governor_options(settings)
@@ -267,7 +303,7 @@ async def _run(settings: Settings, engine: Engine) -> int:
         print(f"penstock: {error}", file=sys.stderr)
         return 2
     server = Server(
-        engine,
+        models,
         server_options(settings),
         stream_options(settings),
         admission_options(settings),

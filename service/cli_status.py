@@ -14,7 +14,7 @@ from penstock.v1.model_pb2 import Model, ModelState
 from penstock.v1.status_pb2 import Status, StreamState, StreamStatus
 from service.cli_limits import last_change, reason
 from service.cli_workers import worker_lines, worker_table
-from service.terminal import TARGET, TargetOption, duration, json_line, run_command
+from service.terminal import TARGET, TargetOption, count, duration, json_line, run_command
 
 _TIMEOUT_S = 10.0
 # Of a longer name the beginning is shown; --json has the whole.
@@ -185,14 +185,7 @@ def _model_cells(model: Model) -> tuple[str, str, str, str, str]:
     return (
         model.name + (" (default)" if model.is_default else ""),
         ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower(),
-        _count(model.parameters),
+        count(model.parameters),
         str(model.context_tokens),
         model.source,
     )
-
-
-def _count(number: int) -> str:
-    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.v1.status_pb2 import Status, Worker, WorkerState
+from service.terminal import size
 
 Line = tuple[str, str]
 
@@ -42,13 +43,6 @@ def worker_table(workers: Sequence[Worker]) -> Table:
         )
         table.add_row(*(Text(cell) for cell in cells))
     return table
-
-
-def size(number_bytes: int) -> str:
-    for unit, least in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number_bytes >= least:
-            return f"{number_bytes / least:.1f} {unit}"
-    return f"{number_bytes} B"
 
 
 def _one(worker: Worker) -> list[Line]:

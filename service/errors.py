@@ -37,6 +37,11 @@ ANSWERS: dict[Reason, _Answer] = {
     Reason.ACK_BEYOND_SENT: _Answer(grpc.StatusCode.INVALID_ARGUMENT),
     Reason.NOT_IMPLEMENTED: _Answer(grpc.StatusCode.UNIMPLEMENTED),
     Reason.MODEL_NOT_FOUND: _Answer(grpc.StatusCode.NOT_FOUND),
+    Reason.MODEL_NAME_TAKEN: _Answer(grpc.StatusCode.ALREADY_EXISTS),
+    Reason.MODEL_MEMORY: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED),
+    Reason.MODEL_LOAD_FAILED: _Answer(grpc.StatusCode.FAILED_PRECONDITION),
+    Reason.MODEL_IS_DEFAULT: _Answer(grpc.StatusCode.FAILED_PRECONDITION),
+    Reason.MODEL_UNLOADED: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
     Reason.TOO_MANY_STREAMS: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
     Reason.QUEUE_FULL: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
     Reason.WOULD_MISS_DEADLINE: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
@@ -148,9 +153,3 @@ async def abort(
     """End the call with the error's status and details. Must be awaited in the handler itself."""
     await context.abort_with_status(rpc_status.to_status(error.to_status(request_id)))
     raise AssertionError("abort_with_status does not return")
-
-
-def not_implemented(field: str) -> ServiceError:
-    """For a field that is in the contract and whose feature is not there yet."""
-    message = f"{field}: not implemented in this version"
-    return ServiceError(Reason.NOT_IMPLEMENTED, message, violations=[Violation(field, "not implemented")])

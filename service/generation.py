@@ -9,7 +9,9 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from engine.contract import Engine, EngineError, ModelInfo
+from engine.contract import EngineError, ModelInfo
+from engine.hosted_model import Hold
+from engine.model_host import ModelHost
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
@@ -20,7 +22,6 @@ from service.calls import answering_errors
 from service.errors import ServiceError, Violation, abort
 from service.identity import tenant_of
 from service.message_pool import MessagePool
-from service.models import require_model
 from service.options import StreamOptions
 from service.start_message import StartMessage, read_count_request, read_start
 from service.stream import Stream
@@ -35,11 +36,11 @@ Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Serves streams from one engine, as admission lets them. pool: None to make each message anew."""
+    """Serves streams from the models, as admission lets them. pool: None to make each message anew."""
 
     def __init__(
         self,
-        engine: Engine,
+        models: ModelHost,
         registry: StreamRegistry,
         admission: Admission,
         options: StreamOptions,
@@ -47,7 +48,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
+        self._models = models
         self._registry = registry
         self._admission = admission
         self._options = options
@@ -100,19 +101,28 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         return message.start
 
     async def _serve(self, start: StartMessage, context: Context) -> None:
-        model = require_model(self._engine.snapshot().model, start.model, "start.model")
-        _check_fingerprint(start, model)
+        try:
+            hold = self._models.hold(start.model)
+        except EngineError as error:
+            raise ServiceError.from_engine(error, "start.") from error
+        with hold:
+            await self._serve_from(hold, start, context)
+
+    async def _serve_from(self, hold: Hold, start: StartMessage, context: Context) -> None:
+        _check_fingerprint(start, hold.info)
+        _check_ready(hold)
         seat = self._admission.ask(start, tenant_of(context), context.time_remaining())
         place = self._registry.admit()
         lease = self._pool.lease() if self._pool is not None else None
-        stream = Stream(self._engine, place, seat, start, self._options, self._clock, lease)
+        stream = Stream(hold.engine, place, seat, start, self._options, self._clock, lease)
         self._streams[stream] = None
         self._idle.clear()
+        hold.cut = lambda: stream.take_error(_unloaded(hold.info))
         how = Input.CANCEL
         try:
             async with asyncio.timeout(None) as alarm:
                 stream.watch(lambda deadline_s: self._arm(alarm, deadline_s))
-                await _run(stream, model, context)
+                await _run(stream, hold.info, context)
         except TimeoutError:  # A timer of the stream; asyncio cancelled what was under way.
             how = Input.FAIL
             raise stream.timed_out() from None
@@ -142,12 +152,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.CountTokensRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CountTokensResponse:
         model_input = read_count_request(request)
-        model = require_model(self._engine.snapshot().model, request.model, "model")
         try:
-            tokens = await self._engine.count_tokens(model_input)
+            with self._models.hold(request.model) as hold:
+                tokens = await hold.engine.count_tokens(model_input)
         except EngineError as error:
             raise ServiceError.from_engine(error, "") from error
-        return pb.CountTokensResponse(prompt_tokens=tokens, model=model.name)
+        return pb.CountTokensResponse(prompt_tokens=tokens, model=hold.info.name)
 
 
 async def _read(context: Context) -> pb.GenerateRequest | None:
@@ -174,6 +184,18 @@ async def _run(stream: Stream, model: ModelInfo, context: Context) -> None:
                 await context.write(message)
     finally:
         reader.cancel()
+
+
+def _check_ready(hold: Hold) -> None:
+    """Admission knows the engines as one; this one may be down while others are not."""
+    try:
+        hold.engine.check_ready()
+    except EngineError as error:
+        raise ServiceError.from_engine(error, "start.") from error
+
+
+def _unloaded(model: ModelInfo) -> ServiceError:
+    return ServiceError(Reason.MODEL_UNLOADED, f'the model "{model.name}" was unloaded')
 
 
 def _check_fingerprint(start: StartMessage, model: ModelInfo) -> None:

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from engine.contract import Engine, EngineState
+from engine.contract import EngineState
+from engine.model_host import ModelHost
 from service.calls import write
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -65,23 +66,23 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
 
 class HealthFollower:
-    """Keeps the health of the model's services at what the engine is.
+    """Keeps the health of the model's services at what the default model is.
 
     Reads snapshots on an interval: whether a worker is stuck is a matter of time, not of events.
     """
 
     def __init__(
-        self, health: HealthServicer, engine: Engine, *, services: Iterable[str], interval_s: float
+        self, health: HealthServicer, models: ModelHost, *, services: Iterable[str], interval_s: float
     ) -> None:
         self._health = health
-        self._engine = engine
+        self._models = models
         self._services = tuple(services)
         self._interval_s = interval_s
         self.draining = False
 
     def update(self) -> None:
-        """Set the health to what the engine is now."""
-        ready = self._engine.snapshot().state is EngineState.READY and not self.draining
+        """Set the health to what the default model is now."""
+        ready = self._models.snapshot().state is EngineState.READY and not self.draining
         for service in self._services:
             self._health.set(service, _Response.SERVING if ready else _Response.NOT_SERVING)
 

@@ -1,6 +1,8 @@
-"""Whose request a call is."""
+"""Whose request a call is, and where it comes from."""
 
+import ipaddress
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
@@ -9,6 +11,8 @@ from penstock.tenant import TENANT_KEY
 from service.errors import ServiceError, Violation
 
 MAX_TENANT_CHARACTERS = 128
+
+_UNIX_SCHEMES = ("unix", "unix-abstract")
 
 
 def tenant_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
@@ -29,3 +33,21 @@ def tenant_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
         violation = Violation(TENANT_KEY, text)
         raise ServiceError(Reason.INVALID_REQUEST, f"{TENANT_KEY}: {text}", violations=[violation])
     return str(name)
+
+
+def is_local(peer: str) -> bool:
+    """Whether a peer, as gRPC names it, is a process on this machine.
+
+    Such as "ipv4:127.0.0.1:5000", "ipv6:%5B::1%5D:5000" or "unix:". A proxy on this machine is one, whoever
+    it speaks for.
+    """
+    scheme, _, rest = unquote(peer).partition(":")
+    if scheme in _UNIX_SCHEMES:
+        return True
+    host = rest.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return scheme in ("ipv4", "ipv6") and (mapped or address).is_loopback

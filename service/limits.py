@@ -1,6 +1,5 @@
 """LimitsService: the limit on streams in flight, shown and changed while the server runs."""
 
-import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,33 +18,15 @@ from penstock.v1 import limits_pb2_grpc
 from service.admission_messages import MAX_STREAMS, MAX_TARGET_MS, STRATEGIES, limits
 from service.calls import answering_errors
 from service.errors import ServiceError, Violation
+from service.identity import is_local
 
 MAX_NOTE_CHARACTERS = 256
 
 _SETTABLE = ("strategy", "min_streams", "max_streams", "target_ttft_ms", "target_latency_ms")
 _STRATEGIES = {number: name for name, number in STRATEGIES.items()}
-_UNIX_SCHEMES = ("unix", "unix-abstract")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _log = structlog.get_logger("penstock.limits")
-
-
-def is_local(peer: str) -> bool:
-    """Whether a peer, as gRPC names it, is a process on this machine.
-
-    Such as "ipv4:127.0.0.1:5000", "ipv6:%5B::1%5D:5000" or "unix:". A proxy on this machine is one, whoever
-    it speaks for.
-    """
-    scheme, _, rest = unquote(peer).partition(":")
-    if scheme in _UNIX_SCHEMES:
-        return True
-    host = rest.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return scheme in ("ipv4", "ipv6") and (mapped or address).is_loopback
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,10 @@ class PoolOptions:
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """The listening socket and the server's life; meanings as in config/runtime.yaml, server."""
+    """The listening socket and the server's life; meanings as in config/runtime.yaml, server.
+
+    models_remote_control: whether models may be loaded and unloaded from other machines than this one.
+    """
 
     host: str
     port: int
@@ -56,3 +59,4 @@ class ServerOptions:
     keepalive_timeout_ms: int
     drain_grace_s: float
     health_interval_s: float
+    models_remote_control: bool

@@ -10,7 +10,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from engine.contract import Engine
+from engine.model_host import ModelHost
 from flowcontrol.admission.governor import Governor
 from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.registry import StreamRegistry
@@ -50,14 +50,14 @@ class BindError(OSError):
 
 
 class Server:
-    """Serves an engine over gRPC. Owns the engine from `start` to the end of `stop`.
+    """Serves models over gRPC. Owns their host from `start_engine` to the end of `stop`.
 
     pool_options: None to make every message anew.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        models: ModelHost,
         server_options: ServerOptions,
         stream_options: StreamOptions,
         admission_options: AdmissionOptions,
@@ -67,17 +67,17 @@ class Server:
         version: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
+        self._models = models
         self._options = server_options
         self._registry = StreamRegistry()
         self._governor = Governor(governor_options, now_s=clock(), chance=random.random)
-        self.admission = Admission(self._governor, engine, admission_options, clock)
+        self.admission = Admission(self._governor, models, admission_options, clock)
         self._pool = MessagePool(pool_options) if pool_options is not None else None
         self._generation = GenerationServicer(
-            engine, self._registry, self.admission, stream_options, self._pool, clock=clock
+            models, self._registry, self.admission, stream_options, self._pool, clock=clock
         )
         self._status = StatusServicer(
-            engine,
+            models,
             self._registry,
             self._generation.snapshots,
             self._pool,
@@ -93,13 +93,13 @@ class Server:
         )
         self._health = HealthServicer((OVERALL, GENERATION, MODELS, STATUS, LIMITS))
         self._follower = HealthFollower(
-            self._health, engine, services=(OVERALL, GENERATION), interval_s=server_options.health_interval_s
+            self._health, models, services=(OVERALL, GENERATION), interval_s=server_options.health_interval_s
         )
         self._grpc: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def listen(self) -> str:
-        """Open the port and answer: health says NOT_SERVING until the engine is ready.
+        """Open the port and answer: health says NOT_SERVING until the default model is ready.
 
         Returns the address as HOST:PORT. Raises BindError.
         """
@@ -120,13 +120,14 @@ class Server:
         return f"{host}:{port}"
 
     async def start_engine(self) -> None:
-        """Load the model. Raises EngineStartError."""
-        await self._engine.start()
+        """Load the default model; others follow. Raises EngineStartError."""
+        await self._models.start()
         self._follower.update()
 
     async def drain(self) -> None:
         """Refuse new streams, tell health, and wait for those in flight, for the grace time at most."""
         self._governor.drain()
+        self._models.drain()
         self._status.draining = self._follower.draining = True
         self._follower.update()
         for service in (MODELS, STATUS, LIMITS):
@@ -145,7 +146,7 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._engine.stop()
+        await self._models.stop()
 
     def _build(self) -> grpc.aio.Server:
         options = self._options
@@ -164,7 +165,8 @@ class Server:
             ]
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._generation, server)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self._engine), server)
+        models = ModelServicer(self._models, remote_control=options.models_remote_control)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
         status_pb2_grpc.add_StatusServiceServicer_to_server(self._status, server)
         limits_pb2_grpc.add_LimitsServiceServicer_to_server(self._limits, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

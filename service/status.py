@@ -7,7 +7,8 @@ from typing import Any
 
 import grpc
 
-from engine.contract import Engine, EngineSnapshot, WorkerSnapshot, WorkerState
+from engine.contract import EngineSnapshot, WorkerSnapshot, WorkerState
+from engine.model_host import ModelHost
 from flowcontrol.admission.governor import Governor
 from flowcontrol.admission.snapshot import GovernorSnapshot
 from flowcontrol.pool import PoolSnapshot
@@ -20,7 +21,7 @@ from service.admission_messages import PRIORITIES, admission
 from service.calls import answering_errors, write
 from service.errors import ServiceError, Violation, abort
 from service.message_pool import MessagePool
-from service.models import models
+from service.models import model
 from service.stream_snapshot import StreamSnapshot
 
 DEFAULT_INTERVAL_MS = 1000
@@ -95,11 +96,11 @@ def message_pool(snapshot: PoolSnapshot) -> pb.MessagePool:
     )
 
 
-def worker(snapshot: WorkerSnapshot, engine: EngineSnapshot) -> pb.Worker:
+def worker(snapshot: WorkerSnapshot, engine: EngineSnapshot, name: str) -> pb.Worker:
     counters = snapshot.counters
     return pb.Worker(
         index=snapshot.index,
-        model=engine.model.name if engine.model is not None else "",
+        model=name,
         state=_WORKER_STATES[snapshot.state],
         pid=snapshot.pid,
         restarts=snapshot.restarts,
@@ -135,7 +136,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
 
     def __init__(
         self,
-        engine: Engine,
+        models: ModelHost,
         registry: StreamRegistry,
         streams: Callable[[], Iterable[StreamSnapshot]],
         pool: MessagePool | None,
@@ -144,7 +145,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         version: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
+        self._models = models
         self._registry = registry
         self._streams = streams
         self._pool = pool
@@ -156,7 +157,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
 
     def status(self, *, include_streams: bool) -> pb.Status:
         now_s = self._clock()
-        engine = self._engine.snapshot()
+        engines = self._models.snapshot()
+        models = self._models.models()
         governed = self._governor.snapshot(now_s)
         streams = self._streams() if include_streams else ()
         return pb.Status(
@@ -164,10 +166,15 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             uptime_s=now_s - self._started_s,
             draining=self.draining,
             streams=stream_counts(self._registry.snapshot(), governed),
-            workers=[worker(each, engine) for each in engine.workers],
-            waiting_for_worker=engine.waiting,
-            failovers=engine.failovers,
-            models=models(engine),
+            workers=[
+                worker(each, hosted.engine, hosted.name)
+                for hosted in models
+                if hosted.engine is not None
+                for each in hosted.engine.workers
+            ],
+            waiting_for_worker=engines.waiting,
+            failovers=engines.failovers,
+            models=[model(hosted) for hosted in models],
             active_streams=[stream_status(stream) for stream in streams if not stream.state.ended],
             message_pool=message_pool(self._pool.snapshot()) if self._pool is not None else None,
             admission=admission(governed, now_s),

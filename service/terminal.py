@@ -122,3 +122,19 @@ def duration(duration_s: float) -> str:
     while len(parts) > 1 and not parts[0][0]:
         parts.pop(0)
     return " ".join(f"{number} {unit}" for number, unit in parts[:2])
+
+
+def count(number: int) -> str:
+    """A number for a person, such as "1.2 M"."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def size(number_bytes: int) -> str:
+    """Bytes for a person, such as "1.5 GiB"."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number_bytes >= size:
+            return f"{number_bytes / size:.1f} {unit}"
+    return f"{number_bytes} B"

@@ -297,7 +297,7 @@ def test_all_problems_are_named_at_once_in_the_order_of_the_sources(tmp_path: Pa
         '--env: got "qa"; allowed: one of production, development, test',
         f'{path}: server.port: got "abc"; {PORT}',
         f'{path}: engine.stuck_after_ms: got "abc"; allowed: an integer from 100 to 3600000',
-        "--x: x: unknown key; known keys: server, stream_registry, admission, engine, logging",
+        "--x: x: unknown key; known keys: server, stream_registry, admission, engine, models, logging",
         "impossible combination: "
         f"engine.max_batch_rows = 1 ({path}), engine.prefill_batch_rows = 8 (config/runtime.yaml); "
         "rule: engine.max_batch_rows >= engine.prefill_batch_rows",

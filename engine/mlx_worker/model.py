@@ -1,10 +1,13 @@
 """Loads a model and its tokenizer with mlx-lm."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm import load
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import get_total_parameters, hf_repo_to_path
@@ -17,6 +20,11 @@ from engine.options import WorkerOptions
 
 # For the rare model whose configuration does not say how long its context is.
 _UNKNOWN_CONTEXT_TOKENS = 32768
+# Weights that are read between two words about how far it is.
+_GROUP_BYTES = 64 * 2**20
+
+ToldProgress = Callable[[str, int, int], None]
+"""Called with a stage of wire.LOADING_STAGES, and with done and total in bytes; total 0 when unknown."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,16 @@ class LoadedModel:
     info: ModelInfo
 
 
-def load_model(options: WorkerOptions) -> LoadedModel:
+def load_model(options: WorkerOptions, told: ToldProgress = lambda *_: None) -> LoadedModel:
     """Load what options.model names. Call it in the model thread: streams belong to threads.
 
     Raises NoSuchModelError, or whatever mlx-lm and the hub client raise.
     """
     location, name = resolve(options.model)
-    model, tokenizer, config = load(location, return_config=True)
+    if not Path(location).exists():
+        told("download", 0, 0)
+    model, tokenizer, config = load(location, lazy=True, return_config=True)
+    _read_weights(model, told)
     directory = Path(location) if Path(location).exists() else hf_repo_to_path(location)
     info = ModelInfo(
         name=name,
@@ -49,6 +60,21 @@ def load_model(options: WorkerOptions) -> LoadedModel:
         kv_bytes_per_token=kv_bytes_per_token(model),
     )
     return LoadedModel(model, tokenizer, frozenset(tokenizer.eos_token_ids), info)
+
+
+def _read_weights(model: nn.Module, told: ToldProgress) -> None:
+    """Evaluate what was loaded lazily, group by group."""
+    weights = [array for _, array in tree_flatten(model.parameters())]
+    total = sum(array.nbytes for array in weights)
+    done, group, group_bytes = 0, [], 0
+    told("weights", 0, total)
+    for array in weights:
+        group.append(array)
+        group_bytes += array.nbytes
+        if group_bytes >= _GROUP_BYTES or done + group_bytes == total:
+            mx.eval(group)
+            done, group, group_bytes = done + group_bytes, [], 0
+            told("weights", done, total)
 
 
 def _setting(config: dict[str, Any], key: str) -> int:

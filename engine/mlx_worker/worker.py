@@ -25,6 +25,7 @@ from engine.wire import (
     Cancel,
     Command,
     Count,
+    Loading,
     Message,
     Pause,
     PromptPart,
@@ -120,16 +121,20 @@ class Worker:
             # Without it the process can abort at exit.
             mx.clear_streams()
 
+    def _tell_loading(self, stage: str, done: int, total: int) -> None:
+        self._send([Loading(stage, done, total)])
+
     def _load(self) -> StepLoop | None:
         options = self._options
         try:
-            loaded = load_model(options)
+            loaded = load_model(options, self._tell_loading)
             make_generator = partial(
                 RowGenerator,
                 loaded.model,
                 max_rows=options.max_batch_rows,
                 prefill_rows=options.prefill_batch_rows,
             )
+            self._tell_loading("warm-up", 0, 0)
             step_s = warm_up(make_generator, loaded.info.vocab_size, max_batch_rows=options.max_batch_rows)
         except Exception as error:  # mlx-lm, the hub client and a model's own code raise what they like.
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -24,33 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17penstock/v1/model.proto\x12\x0bpenstock.v1\"\xe7\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.penstock.v1.ModelState\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\nparameters\x18\x05 \x01(\x04\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\x19\n\x11has_chat_template\x18\x08 \x01(\x08\x12\x12\n\nis_default\x18\t \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\n \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.penstock.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"\"\n\x10LoadModelRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\"6\n\x11LoadModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*p\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x15\n\x11MODEL_STATE_STUCK\x10\x03\x32\xc4\x02\n\x0cModelService\x12M\n\nListModels\x12\x1e.penstock.v1.ListModelsRequest\x1a\x1f.penstock.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.penstock.v1.GetModelRequest\x1a\x1d.penstock.v1.GetModelResponse\x12J\n\tLoadModel\x12\x1d.penstock.v1.LoadModelRequest\x1a\x1e.penstock.v1.LoadModelResponse\x12P\n\x0bUnloadModel\x12\x1f.penstock.v1.UnloadModelRequest\x1a .penstock.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17penstock/v1/model.proto\x12\x0bpenstock.v1\"\xdc\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.penstock.v1.ModelState\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\nparameters\x18\x05 \x01(\x04\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x01(\r\x12\x19\n\x11has_chat_template\x18\x08 \x01(\x08\x12\x12\n\nis_default\x18\t \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\n \x01(\t\x12\x0f\n\x07\x61liases\x18\x0b \x03(\t\x12\x0f\n\x07streams\x18\x0c \x01(\r\x12\x14\n\x0cmemory_bytes\x18\r \x01(\x04\x12*\n\x07loading\x18\x0e \x01(\x0b\x32\x19.penstock.v1.LoadProgress\x12\x0f\n\x07message\x18\x0f \x01(\t\"F\n\x0cLoadProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x12\n\ndone_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.penstock.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.penstock.v1.Model\"3\n\x10LoadModelRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\"r\n\x11LoadModelResponse\x12-\n\x08progress\x18\x01 \x01(\x0b\x32\x19.penstock.v1.LoadProgressH\x00\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x12.penstock.v1.ModelH\x00\x42\t\n\x07message\"/\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x08\"&\n\x13UnloadModelResponse\x12\x0f\n\x07streams\x18\x01 \x01(\r*\xa3\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x15\n\x11MODEL_STATE_STUCK\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\xc6\x02\n\x0cModelService\x12M\n\nListModels\x12\x1e.penstock.v1.ListModelsRequest\x1a\x1f.penstock.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.penstock.v1.GetModelRequest\x1a\x1d.penstock.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1d.penstock.v1.LoadModelRequest\x1a\x1e.penstock.v1.LoadModelResponse0\x01\x12P\n\x0bUnloadModel\x12\x1f.penstock.v1.UnloadModelRequest\x1a .penstock.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=592
-  _globals['_MODELSTATE']._serialized_end=704
+  _globals['_MODELSTATE']._serialized_start=889
+  _globals['_MODELSTATE']._serialized_end=1052
   _globals['_MODEL']._serialized_start=41
-  _globals['_MODEL']._serialized_end=272
-  _globals['_LISTMODELSREQUEST']._serialized_start=274
-  _globals['_LISTMODELSREQUEST']._serialized_end=293
-  _globals['_LISTMODELSRESPONSE']._serialized_start=295
-  _globals['_LISTMODELSRESPONSE']._serialized_end=351
-  _globals['_GETMODELREQUEST']._serialized_start=353
-  _globals['_GETMODELREQUEST']._serialized_end=384
-  _globals['_GETMODELRESPONSE']._serialized_start=386
-  _globals['_GETMODELRESPONSE']._serialized_end=439
-  _globals['_LOADMODELREQUEST']._serialized_start=441
-  _globals['_LOADMODELREQUEST']._serialized_end=475
-  _globals['_LOADMODELRESPONSE']._serialized_start=477
-  _globals['_LOADMODELRESPONSE']._serialized_end=531
-  _globals['_UNLOADMODELREQUEST']._serialized_start=533
-  _globals['_UNLOADMODELREQUEST']._serialized_end=567
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=569
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=590
-  _globals['_MODELSERVICE']._serialized_start=707
-  _globals['_MODELSERVICE']._serialized_end=1031
+  _globals['_MODEL']._serialized_end=389
+  _globals['_LOADPROGRESS']._serialized_start=391
+  _globals['_LOADPROGRESS']._serialized_end=461
+  _globals['_LISTMODELSREQUEST']._serialized_start=463
+  _globals['_LISTMODELSREQUEST']._serialized_end=482
+  _globals['_LISTMODELSRESPONSE']._serialized_start=484
+  _globals['_LISTMODELSRESPONSE']._serialized_end=540
+  _globals['_GETMODELREQUEST']._serialized_start=542
+  _globals['_GETMODELREQUEST']._serialized_end=573
+  _globals['_GETMODELRESPONSE']._serialized_start=575
+  _globals['_GETMODELRESPONSE']._serialized_end=628
+  _globals['_LOADMODELREQUEST']._serialized_start=630
+  _globals['_LOADMODELREQUEST']._serialized_end=681
+  _globals['_LOADMODELRESPONSE']._serialized_start=683
+  _globals['_LOADMODELRESPONSE']._serialized_end=797
+  _globals['_UNLOADMODELREQUEST']._serialized_start=799
+  _globals['_UNLOADMODELREQUEST']._serialized_end=846
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=848
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=886
+  _globals['_MODELSERVICE']._serialized_start=1055
+  _globals['_MODELSERVICE']._serialized_end=1381
 # @@protoc_insertion_point(module_scope)

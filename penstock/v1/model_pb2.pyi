@@ -33,6 +33,10 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     """Ready."""
     MODEL_STATE_STUCK: _ModelState.ValueType  # 3
     """Loaded, but its worker makes no step."""
+    MODEL_STATE_UNLOADING: _ModelState.ValueType  # 4
+    """Takes no more streams, and is gone when those it has have ended."""
+    MODEL_STATE_FAILED: _ModelState.ValueType  # 5
+    """It could not be loaded, or its workers do not stay alive; Model.message says why."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """Whether a model can answer."""
@@ -45,6 +49,10 @@ MODEL_STATE_READY: ModelState.ValueType  # 2
 """Ready."""
 MODEL_STATE_STUCK: ModelState.ValueType  # 3
 """Loaded, but its worker makes no step."""
+MODEL_STATE_UNLOADING: ModelState.ValueType  # 4
+"""Takes no more streams, and is gone when those it has have ended."""
+MODEL_STATE_FAILED: ModelState.ValueType  # 5
+"""It could not be loaded, or its workers do not stay alive; Model.message says why."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
@@ -63,6 +71,11 @@ class Model(_message.Message):
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LOADING_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in Start.model."""
     state: Global___ModelState.ValueType
@@ -83,6 +96,20 @@ class Model(_message.Message):
     """True for the model that an empty Start.model means."""
     fingerprint: _builtins.str
     """Tells models and tokenizers apart, whatever their name: equal for equal files on any machine."""
+    streams: _builtins.int
+    """Streams that have it and have not ended; those that wait for admission included."""
+    memory_bytes: _builtins.int
+    """Resident memory of its workers in bytes; what is expected of them while it is being loaded."""
+    message: _builtins.str
+    """What is wrong with it, in words. Empty when nothing is."""
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other names for it in Start.model."""
+
+    @_builtins.property
+    def loading(self) -> Global___LoadProgress:
+        """How far it is, while it is loaded for the first time."""
+
     def __init__(
         self,
         *,
@@ -96,14 +123,49 @@ class Model(_message.Message):
         has_chat_template: _builtins.bool = ...,
         is_default: _builtins.bool = ...,
         fingerprint: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        streams: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        loading: Global___LoadProgress | None = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["loading", b"loading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "context_tokens", b"context_tokens", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "is_default", b"is_default", "name", b"name", "parameters", b"parameters", "source", b"source", "state", b"state", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "architecture", b"architecture", "context_tokens", b"context_tokens", "fingerprint", b"fingerprint", "has_chat_template", b"has_chat_template", "is_default", b"is_default", "loading", b"loading", "memory_bytes", b"memory_bytes", "message", b"message", "name", b"name", "parameters", b"parameters", "source", b"source", "state", b"state", "streams", b"streams", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class LoadProgress(_message.Message):
+    """How far loading is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    stage: _builtins.str
+    """What is done now: "download", "weights" or "warm-up". Empty before the first."""
+    done_bytes: _builtins.int
+    """Bytes done of this stage."""
+    total_bytes: _builtins.int
+    """Bytes of this stage in all. 0: not known."""
+    def __init__(
+        self,
+        *,
+        stage: _builtins.str = ...,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_bytes", b"done_bytes", "stage", b"stage", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadProgress: _TypeAlias = LoadProgress  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
@@ -199,16 +261,22 @@ class LoadModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Directory or hub name."""
+    """Directory on the server's machine, or hub name; "embedded" for the model that comes with Penstock."""
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further names for it in Start.model, besides its own."""
+
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,25 +284,33 @@ Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
 
 @_typing.final
 class LoadModelResponse(_message.Message):
-    """The loaded model."""
+    """How loading goes. The last message holds the model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PROGRESS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
+    def progress(self) -> Global___LoadProgress:
+        """How far it is."""
+
+    @_builtins.property
     def model(self) -> Global___Model:
-        """The model."""
+        """The model, ready."""
 
     def __init__(
         self,
         *,
+        progress: Global___LoadProgress | None = ...,
         model: Global___Model | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "model", b"model", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "model", b"model", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["progress", "model"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
 
@@ -245,16 +321,20 @@ class UnloadModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Its name or an alias."""
+    now: _builtins.bool
+    """Whether to end its streams, with UNAVAILABLE, in place of waiting for them."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        now: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "now", b"now"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,12 +346,17 @@ class UnloadModelResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    STREAMS_FIELD_NUMBER: _builtins.int
+    streams: _builtins.int
+    """Streams that it had when this was asked for."""
     def __init__(
         self,
+        *,
+        streams: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,7 +45,7 @@ class ModelServiceStub:
                 request_serializer=penstock_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_model__pb2.GetModelResponse.FromString,
                 _registered_method=True)
-        self.LoadModel = channel.unary_unary(
+        self.LoadModel = channel.unary_stream(
                 '/penstock.v1.ModelService/LoadModel',
                 request_serializer=penstock_dot_v1_dot_model__pb2.LoadModelRequest.SerializeToString,
                 response_deserializer=penstock_dot_v1_dot_model__pb2.LoadModelResponse.FromString,
@@ -76,14 +76,15 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Loads a model. Not implemented: answered with UNIMPLEMENTED.
+        """Loads a model beside those that are there: tells how far it is, and last the model. A model that is loaded
+        already is told at once; one that is being loaded is not loaded twice. Loading goes on without the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Unloads a model. Not implemented: answered with UNIMPLEMENTED.
+        """Unloads a model, when its streams have ended. FAILED_PRECONDITION for the default model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,7 +103,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=penstock_dot_v1_dot_model__pb2.GetModelRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_model__pb2.GetModelResponse.SerializeToString,
             ),
-            'LoadModel': grpc.unary_unary_rpc_method_handler(
+            'LoadModel': grpc.unary_stream_rpc_method_handler(
                     servicer.LoadModel,
                     request_deserializer=penstock_dot_v1_dot_model__pb2.LoadModelRequest.FromString,
                     response_serializer=penstock_dot_v1_dot_model__pb2.LoadModelResponse.SerializeToString,
@@ -189,7 +190,7 @@ class ModelService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/penstock.v1.ModelService/LoadModel',

@@ -37,10 +37,12 @@ class ModelServiceStub:
     """Lists the models."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
     """Shows one model. NOT_FOUND when there is none of that name."""
-    LoadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]
-    """Loads a model. Not implemented: answered with UNIMPLEMENTED."""
+    LoadModel: _grpc.UnaryStreamMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]
+    """Loads a model beside those that are there: tells how far it is, and last the model. A model that is loaded
+    already is told at once; one that is being loaded is not loaded twice. Loading goes on without the caller.
+    """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]
-    """Unloads a model. Not implemented: answered with UNIMPLEMENTED."""
+    """Unloads a model, when its streams have ended. FAILED_PRECONDITION for the default model."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -51,10 +53,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Lists the models."""
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]  # type: ignore[assignment]
     """Shows one model. NOT_FOUND when there is none of that name."""
-    LoadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Loads a model. Not implemented: answered with UNIMPLEMENTED."""
+    LoadModel: _aio.UnaryStreamMultiCallable[_model_pb2.LoadModelRequest, _model_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads a model beside those that are there: tells how far it is, and last the model. A model that is loaded
+    already is told at once; one that is being loaded is not loaded twice. Loading goes on without the caller.
+    """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UnloadModelRequest, _model_pb2.UnloadModelResponse]  # type: ignore[assignment]
-    """Unloads a model. Not implemented: answered with UNIMPLEMENTED."""
+    """Unloads a model, when its streams have ended. FAILED_PRECONDITION for the default model."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """The models that this server has."""
@@ -80,8 +84,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _model_pb2.LoadModelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_model_pb2.LoadModelResponse, _abc.Awaitable[_model_pb2.LoadModelResponse]]:
-        """Loads a model. Not implemented: answered with UNIMPLEMENTED."""
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.LoadModelResponse], _abc.AsyncIterator[_model_pb2.LoadModelResponse]]:
+        """Loads a model beside those that are there: tells how far it is, and last the model. A model that is loaded
+        already is told at once; one that is being loaded is not loaded twice. Loading goes on without the caller.
+        """
 
     @_abc_1.abstractmethod
     def UnloadModel(
@@ -89,6 +95,6 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.UnloadModelResponse, _abc.Awaitable[_model_pb2.UnloadModelResponse]]:
-        """Unloads a model. Not implemented: answered with UNIMPLEMENTED."""
+        """Unloads a model, when its streams have ended. FAILED_PRECONDITION for the default model."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

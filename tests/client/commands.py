@@ -10,10 +10,11 @@ PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import typer
-from service import cli_generate, cli_limits, cli_status
+from service import cli_generate, cli_limits, cli_models, cli_status
 app = typer.Typer()
 app.command("generate")(cli_generate.generate)
 app.command("limits")(cli_limits.limits)
+app.add_typer(cli_models.app, name="models")
 app.command("status")(cli_status.status)
 app()
 """
@@ -34,7 +35,10 @@ class Penstock:
     variables: tuple[tuple[str, str], ...] = ()
 
     async def start(
-        self, *arguments: str, stdout: int = asyncio.subprocess.PIPE
+        self,
+        *arguments: str,
+        stdout: int = asyncio.subprocess.PIPE,
+        stderr: int = asyncio.subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -43,7 +47,7 @@ class Penstock:
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=stderr,
             env={
                 **os.environ,
                 "PENSTOCK_TARGET": self.target,

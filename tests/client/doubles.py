@@ -31,6 +31,7 @@ from penstock.v1.model_pb2 import (
     ListModelsResponse,
     LoadModelRequest,
     LoadModelResponse,
+    LoadProgress,
     Model,
     ModelState,
     UnloadModelRequest,
@@ -49,6 +50,7 @@ from penstock.v1.status_pb2 import (
 )
 from penstock.v1.status_pb2_grpc import StatusServiceServicer
 
+MIB = 2**20
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -266,6 +268,8 @@ class ScriptedServer(GenerationServiceServicer, ModelServiceServicer, StatusServ
         self.loading = 0  # times that ListModels shows no model yet; -1: it never answers
         self.models_asked = asyncio.Event()
         self.counted: list[CountTokensRequest] = []
+        self.loads: list[LoadModelRequest] = []
+        self.unloads: list[UnloadModelRequest] = []
         self.status_requests: list[GetStatusRequest | WatchStatusRequest] = []
         self.watchers_gone = asyncio.Event()
         self.status = Status(
@@ -309,11 +313,26 @@ class ScriptedServer(GenerationServiceServicer, ModelServiceServicer, StatusServ
     async def GetModel(self, request: GetModelRequest, context: Context) -> GetModelResponse:
         return GetModelResponse(model=self.status.models[0])
 
-    async def LoadModel(self, request: LoadModelRequest, context: Context) -> LoadModelResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no")
+    async def LoadModel(
+        self, request: LoadModelRequest, context: Context
+    ) -> AsyncIterator[LoadModelResponse]:
+        self.loads.append(request)
+        if request.source != "./tiny":
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no such model")
+        for stage, done, total in (
+            ("weights", 0, 3 * 2**20),
+            ("weights", 3 * 2**20, 3 * 2**20),
+            ("warm-up", 0, 0),
+        ):
+            progress = LoadProgress(stage=stage, done_bytes=done, total_bytes=total)
+            yield LoadModelResponse(progress=progress)
+        yield LoadModelResponse(model=self.status.models[0])
 
     async def UnloadModel(self, request: UnloadModelRequest, context: Context) -> UnloadModelResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no")
+        self.unloads.append(request)
+        if request.name != "tiny":
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no model {request.name}")
+        return UnloadModelResponse(streams=2)
 
     async def GetStatus(self, request: GetStatusRequest, context: Context) -> GetStatusResponse:
         self.status_requests.append(request)

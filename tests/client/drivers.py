@@ -7,7 +7,7 @@ from typing import Any, TypeVar, Unpack, cast
 from penstock import GenerateOptions, Prompt, SyncClient, SyncStream
 from penstock.receiver import StreamResults
 from penstock.v1.generation_pb2 import Chunk, GenerateResponse
-from penstock.v1.model_pb2 import Model
+from penstock.v1.model_pb2 import LoadModelResponse, Model
 from penstock.v1.status_pb2 import Status
 
 _T = TypeVar("_T")
@@ -61,6 +61,14 @@ class ThreadedClient:
 
     async def models(self) -> list[Model]:
         return await asyncio.to_thread(self._client.models)
+
+    def load_model(
+        self, source: str, *, aliases: Sequence[str] = ()
+    ) -> AsyncGenerator[LoadModelResponse, None]:
+        return _steps(self._client.load_model(source, aliases=aliases))
+
+    async def unload_model(self, name: str, *, now: bool = False) -> int:
+        return await asyncio.to_thread(lambda: self._client.unload_model(name, now=now))
 
     async def status(self, *, include_streams: bool = False) -> Status:
         return await asyncio.to_thread(lambda: self._client.status(include_streams=include_streams))

@@ -2,9 +2,10 @@
 
 import asyncio
 
+import grpc
 import pytest
 
-from penstock import CancelledStreamError, ProtocolError
+from penstock import CancelledStreamError, NotFoundError, PenstockError, ProtocolError
 from penstock.v1.generation_pb2 import Chunk, Finished, FinishReason, GenerateResponse, Notice, Progress
 from tests.client.conftest import AnyClient
 from tests.client.doubles import Exchange, Script, ScriptedServer, never_ending
@@ -228,6 +229,25 @@ async def test_other_calls(client: AnyClient, grpc_servicer: ScriptedServer) -> 
     assert grpc_servicer.counted[1].chat.messages[0].content == "Hi"
     assert [model.name for model in await client.models()] == ["tiny"]
     assert (await client.status()).streams.max_active == 64
+
+
+async def test_loading_a_model_tells_how_it_goes(client: AnyClient, grpc_servicer: ScriptedServer) -> None:
+    told = [message async for message in client.load_model("./tiny", aliases=["a", "b"])]
+    assert [message.progress.stage for message in told] == ["weights", "weights", "warm-up", ""]
+    assert told[-1].model.name == "tiny"
+    [request] = grpc_servicer.loads
+    assert (request.source, list(request.aliases)) == ("./tiny", ["a", "b"])
+    with pytest.raises(PenstockError, match="no such model") as caught:
+        [message async for message in client.load_model("./other")]
+    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_unloading_a_model(client: AnyClient, grpc_servicer: ScriptedServer) -> None:
+    assert await client.unload_model("tiny") == 2
+    assert await client.unload_model("tiny", now=True) == 2
+    assert [request.now for request in grpc_servicer.unloads] == [False, True]
+    with pytest.raises(NotFoundError):
+        await client.unload_model("other")
 
 
 async def test_watch_status(client: AnyClient, grpc_servicer: ScriptedServer) -> None:

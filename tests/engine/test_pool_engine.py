@@ -17,7 +17,6 @@ from engine.contract import EngineError, EngineState, WorkerState
 from engine.events import Interrupted
 from engine.pool_engine import PoolEngine
 from engine.requests import GenerationRequest, PartsInput, TextInput, TokenInput
-from engine.wire import Loading
 from flowcontrol.reasons import Reason
 from tests.engine.requests import Sink, generation
 from tests.engine.subjects import POOL, SUPERVISOR, WORKER
@@ -151,11 +150,15 @@ async def test_a_worker_that_ends_as_soon_as_it_is_ready_is_a_crash_loop(tmp_pat
     await engine.stop()
 
 
-async def test_how_far_the_model_is_loaded_is_known() -> None:
-    engine = pool("loads")
-    assert engine.loading is None
-    await engine.start()
-    assert engine.loading == Loading("weights", 2, 2)
+async def test_how_far_the_model_is_loaded_is_known(tmp_path: Path) -> None:
+    loaded = tmp_path / "loaded"
+    engine = pool(f"loads until:{loaded}")
+    assert engine.snapshot().loading is None
+    starting = asyncio.create_task(engine.start())
+    await eventually(lambda: engine.snapshot().loading == ("weights", 2, 2))
+    loaded.touch()
+    await starting
+    assert engine.snapshot().loading is None
     await engine.stop()
 
 

@@ -18,7 +18,7 @@ from engine.events import Failed, Interrupted, Prefill, Token
 from engine.options import SupervisorOptions
 from engine.pool_engine import PoolEngine
 from engine.requests import GenerationRequest
-from engine.wire import Heartbeat, Message, Ready, Submit
+from engine.wire import Heartbeat, Loading, Message, Ready, Submit
 from engine.worker_process import WorkerProcess
 from flowcontrol.reasons import Reason
 from tests.engine.requests import PROMPT, Sink, generation
@@ -225,8 +225,11 @@ async def test_worker_ends_well_when_the_connection_closes_in_mid_stream(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     worker = await WorkerProcess.spawn(ROOMY)
-    (ready,) = await worker.receive()
-    assert isinstance(ready, Ready)
+    told: list[Message] = []
+    while not any(isinstance(message, Ready) for message in told):
+        told += await worker.receive()
+    stages = [message.stage for message in told if isinstance(message, Loading)]
+    assert stages == ["weights", "weights", "warm-up"]
     worker.send(Submit(1, ENDLESS))
     messages: list[Message] = []
     while not any(isinstance(message, Token) for message in messages):

@@ -13,6 +13,7 @@ tokenised, `bad` cannot be. The n-th token of a stream has the id n; stop_string
 import select
 import socket
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -122,16 +123,18 @@ def main() -> int:
     assert isinstance(first, Configure)
     mode, _, file = first.options.model.partition(":")
     lives = 1
-    if file:
+    if file and mode != "loads until":
         with Path(file).open("a", encoding="ascii") as log:
             log.write("life\n")
         lives = len(Path(file).read_text(encoding="ascii").splitlines())
     if mode == "first life only" and lives > 1:
         return 3
     double = Double(connection)
-    if mode == "loads":
+    if mode == "loads until":
         double.send(Loading("weights", 1, 2))
         double.send(Loading("weights", 2, 2))
+        while not Path(file).exists():
+            time.sleep(_STEP_S)
     double.send(Ready(_MODEL, "", 0.0))
     while mode != "barren":
         if select.select([connection], [], [], _STEP_S)[0]:

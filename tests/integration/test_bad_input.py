@@ -9,7 +9,6 @@ import pytest
 import pytest_asyncio
 
 from penstock.v1 import generation_pb2 as pb
-from penstock.v1 import model_pb2
 from tests.integration.states import idle
 from tests.integration.tokens import CONTEXT_TOKENS, VOCAB_SIZE
 from tests.service.calls import GenerateCall, endless, generate, refused, start
@@ -173,15 +172,6 @@ async def test_what_must_not_follow_start(
     assert (found.code, found.reason) == (code, reason)
     assert shown in found.message
     assert found.metadata == {"request_id": accepted.request_id}
-
-
-@pytest.mark.parametrize("method", ["LoadModel", "UnloadModel"])
-async def test_loading_and_unloading_are_not_implemented(stubs: Stubs, method: str) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await getattr(stubs.models, method)(getattr(model_pb2, f"{method}Request")())
-    found = refusal(caught.value)
-    assert (found.code, found.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
-    assert list(found.violations) == [method]
 
 
 async def test_a_message_that_is_too_large_is_refused(stubs: Stubs) -> None:

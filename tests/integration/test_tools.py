@@ -122,8 +122,8 @@ async def test_penstock_status_shows_the_server(grpc_addr: str) -> None:
     assert as_json.returncode == 0, as_json.stderr
     status = json.loads(as_json.stdout)
     assert status["streams"]["max_active"] == status["admission"]["limits"]["limit"] > 0
-    assert status["worker"]["restarts"] == 0
-    assert status["worker"]["state"] == "WORKER_STATE_READY"
+    assert status["workers"][0]["restarts"] == 0
+    assert status["workers"][0]["state"] == "WORKER_STATE_READY"
 
 
 async def test_penstock_config_shows_and_checks() -> None:

@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from engine.contract import Engine
+from engine.model_host import ModelHost
 from flowcontrol.admission.options import GovernorOptions
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.model_pb2_grpc import ModelServiceStub
@@ -73,13 +74,14 @@ def server_options(**changes: Any) -> ServerOptions:
         keepalive_timeout_ms=10_000,
         drain_grace_s=30.0,
         health_interval_s=0.02,
+        models_remote_control=False,
     )
     return replace(options, **changes)
 
 
 @asynccontextmanager
 async def serving(
-    engine: Engine,
+    engine: Engine | ModelHost,
     *,
     start: bool = True,
     stream: dict[str, Any] | None = None,
@@ -88,9 +90,9 @@ async def serving(
     governor: GovernorOptions = GOVERNOR,
     **options: Any,
 ) -> AsyncIterator[LocalServer]:
-    """Serve an engine. stream, options: fields of StreamOptions and ServerOptions to change."""
+    """Serve an engine, or several. stream, options: fields of StreamOptions and ServerOptions to change."""
     server = Server(
-        engine,
+        engine if isinstance(engine, ModelHost) else ModelHost.of(engine),
         server_options(**options),
         replace(OPTIONS, **(stream or {})),
         admission,

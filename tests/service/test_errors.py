@@ -6,7 +6,7 @@ from google.rpc import error_details_pb2
 
 from engine.contract import EngineError
 from flowcontrol.reasons import Reason
-from service.errors import ANSWERS, DOMAIN, ServiceError, Violation, not_implemented
+from service.errors import ANSWERS, DOMAIN, ServiceError, Violation
 
 # Statuses after which a client may try again by itself.
 RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED}
@@ -29,8 +29,9 @@ def test_every_reason_has_a_status_with_error_info(reason: Reason) -> None:
     assert info.metadata["request_id"] == "request-1"
     assert error.to_status("").code == error.code.value[0]
     assert error.code is not grpc.StatusCode.OK
-    # A crash loop does not end by itself.
-    assert ("RetryInfo" in kinds) == (error.code in RETRYABLE and reason is not Reason.CRASH_LOOP)
+    # Neither memory nor a worker in a crash loop comes back by itself.
+    lasting = (Reason.CRASH_LOOP, Reason.MODEL_MEMORY)
+    assert ("RetryInfo" in kinds) == (error.code in RETRYABLE and reason not in lasting)
 
 
 def test_the_table_has_no_other_rows() -> None:
@@ -68,13 +69,6 @@ def test_an_engine_error_keeps_its_field_under_the_prefix() -> None:
 def test_an_engine_error_without_a_field_keeps_its_message_and_its_retry_time() -> None:
     error = ServiceError.from_engine(EngineError(Reason.WORKER_STUCK, "no progress"), "start.")
     assert (error.message, error.violations, error.retry_after_s) == ("no progress", (), 5.0)
-
-
-def test_not_implemented_names_the_field() -> None:
-    error = not_implemented("start.priority")
-    assert error.code is grpc.StatusCode.UNIMPLEMENTED
-    assert [violation.field for violation in error.violations] == ["start.priority"]
-    assert "start.priority" in error.message
 
 
 @pytest.mark.parametrize(

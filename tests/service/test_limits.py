@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import capture_logs
 
 from config.schema import HOUR_MS, STREAMS_MAX
@@ -14,9 +13,11 @@ from flowcontrol.admission.ticket import TicketState
 from flowcontrol.limits.contract import StrategyName
 from penstock.v1 import limits_pb2 as pb
 from service.admission_messages import MAX_STREAMS, MAX_TARGET_MS
-from service.limits import LimitsServicer, is_local
+from service.identity import is_local
+from service.limits import LimitsServicer
 from tests.service.admission_subjects import OPTIONS, LimitsServer, a_governor, serving_limits, tickets
 from tests.service.drivers import Clock
+from tests.service.elsewhere import AbortedError, CallFrom
 from tests.service.refusals import Refusal, refusal
 
 Update = pb.UpdateLimitsRequest
@@ -226,30 +227,6 @@ async def test_each_change_leaves_one_line_in_the_log() -> None:
         "before": before,
         "after": {**before, "limit": 3, "max_streams": 3},
     }
-
-
-class AbortedError(Exception):
-    """How the double of a call ends, as abort does in a real one."""
-
-    def __init__(self, status: Any) -> None:
-        super().__init__()
-        self.code = status.code
-        [(_, value)] = status.trailing_metadata
-        self.info = error_details_pb2.ErrorInfo()
-        assert status_pb2.Status.FromString(value).details[0].Unpack(self.info)
-
-
-class CallFrom:
-    """What the servicer sees of a call from elsewhere."""
-
-    def __init__(self, peer: str) -> None:
-        self._peer = peer
-
-    def peer(self) -> str:
-        return self._peer
-
-    async def abort_with_status(self, status: Any) -> NoReturn:
-        raise AbortedError(status)
 
 
 @pytest.mark.parametrize("remote_control", [False, True])

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import grpc
 import pytest
 
+from engine.model_host import ModelHost
 from flowcontrol.admission.governor import Governor
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import State
@@ -58,7 +59,7 @@ async def test_a_lost_caller_is_no_failure_of_the_stream() -> None:
         registry = StreamRegistry()
         governor = Governor(governor_options(), now_s=0.0, chance=lambda: 0.5)
         admission = Admission(governor, engine, ADMISSION, time.monotonic)
-        servicer = GenerationServicer(engine, registry, admission, OPTIONS, None)
+        servicer = GenerationServicer(ModelHost.of(engine), registry, admission, OPTIONS, None)
         context: Any = LostCaller(writes)
         with pytest.raises(asyncio.CancelledError):
             await servicer.Generate(None, context)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from engine.model_host import ModelHost
 from flowcontrol.admission.ask import Refusal, ServiceClass
 from flowcontrol.admission.governor import Governor
 from flowcontrol.admission.snapshot import (
@@ -152,7 +153,7 @@ def test_only_the_tenants_with_most_tokens_are_shown() -> None:
 
 def status(governor: Governor, streams: Iterable[StreamSnapshot] = ()) -> pb.Status:
     servicer = StatusServicer(
-        scripted_engine(),
+        ModelHost.of(scripted_engine()),
         StreamRegistry(),
         lambda: streams,
         None,
