@@ -102,7 +102,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def _serve(self, start: StartMessage, context: Context) -> None:
         model = require_model(self._engine.snapshot().model, start.model, "start.model")
         _check_fingerprint(start, model)
-        seat = self._admission.ask(start, tenant_of(context), context.time_remaining())
+        tenant = tenant_of(context)
+        start = start.of_tenant(tenant)
+        seat = self._admission.ask(start, tenant, context.time_remaining())
         place = self._registry.admit()
         lease = self._pool.lease() if self._pool is not None else None
         stream = Stream(self._engine, place, seat, start, self._options, self._clock, lease)

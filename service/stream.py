@@ -1,12 +1,13 @@
 """One Generate stream between the engine and the caller: decides, never waits."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 import structlog
 
 from engine.contract import Engine, EngineError, ModelInfo
-from engine.events import Event, Failed, Finished, Prefill, Token
+from engine.events import Event, Failed, Finished, Interrupted, Prefill, Token
 from engine.requests import PartsInput
 from flowcontrol.ack_times import AckTimes
 from flowcontrol.admission.ask import Outcome
@@ -92,7 +93,7 @@ class Stream:
         self._deadlines = StreamDeadlines(options, clock)
         self._progress: Prefill | None = None
         self._told_position = 0
-        self._notice: pb.GenerateResponse | None = None
+        self._notices: deque[pb.GenerateResponse] = deque()
         self._prompt_tokens = 0
         self._sent_tokens = len(start.request.resume_ids)
         self._end: Finished | None = None
@@ -115,6 +116,7 @@ class Stream:
     def begin(self) -> None:
         """Hand the request to the engine, or wait for the permit first. Raises ServiceError."""
         if self._seat.waiting:
+            self._row.prepare()
             self._seat.changed = self._take_decision
         else:
             self._submit()
@@ -164,13 +166,10 @@ class Stream:
                 if not self._row.paused and self._outbox.full:
                     self._pause_row()
             case Prefill():
-                self._progress = event
-                if event.total:
-                    self._seat.prompt_known(event.total)
-                self._prompt_tokens = max(0, event.total - len(self._start.request.resume_ids))
-                self._seat.place_known(event.queue_position == 0)
-                if event.queue_position == 0:
-                    self._place.apply(Input.PREFILL_STARTED)
+                self._take_prefill(event)
+            case Interrupted():
+                self._seat.interrupted()
+                self._notices.append(responses.failover())
             case Finished():
                 self._row.ended()
                 self._end = event
@@ -180,6 +179,17 @@ class Stream:
                 engine_error = EngineError(event.reason, event.message, field=event.field)
                 self.take_error(ServiceError.from_engine(engine_error, "start."))
         self.wake.set()
+
+    def _take_prefill(self, event: Prefill) -> None:
+        if self._times.has_token:
+            return  # After a failover: prompt and output are computed again, which is no news of the prompt.
+        self._progress = event
+        if event.total:
+            self._seat.prompt_known(event.total)
+        self._prompt_tokens = max(0, event.total - len(self._start.request.resume_ids))
+        self._seat.place_known(event.queue_position == 0)
+        if event.queue_position == 0:
+            self._place.apply(Input.PREFILL_STARTED)
 
     def take_prompt_part(self, text: str, *, last: bool) -> None:
         """Raises ServiceError for a piece that may not come, or is too long."""
@@ -233,9 +243,8 @@ class Stream:
             raise self._error
         if self._cancelled:
             return self._cancelled_message()
-        if self._notice is not None:
-            notice, self._notice = self._notice, None
-            return notice
+        if self._notices:
+            return self._notices.popleft()
         if self._tail and not self._outbox:
             self._outbox.push(self._tail)
             self._tail = ""
@@ -337,8 +346,8 @@ class Stream:
         _log.warning(
             "slow consumer", request_id=self.request_id, unacked_chunks=unacked, mean_ack_ms=round(mean_ms)
         )
-        self._notice = responses.slow_consumer(
-            mean_ack_ms=mean_ms, threshold_ms=threshold_ms, unacked_chunks=unacked
+        self._notices.append(
+            responses.slow_consumer(mean_ack_ms=mean_ms, threshold_ms=threshold_ms, unacked_chunks=unacked)
         )
 
     def _note_stall(self) -> None:
