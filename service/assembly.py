@@ -21,6 +21,7 @@ from config import (
     load_tenants,
 )
 from engine import options as engine_options
+from engine.coalescing import CoalescingEngine
 from engine.contract import Engine, EngineStartError
 from engine.model_source import NoSuchModelError, resolve
 from engine.options import SupervisorOptions, WorkerOptions
@@ -217,7 +218,8 @@ def worker_pool_options(settings: Settings) -> engine_options.PoolOptions:
 
 
 def worker_engine(settings: Settings) -> Engine:
-    return WorkerEngine(worker_options(settings), supervisor_options(settings))
+    engine = WorkerEngine(worker_options(settings), supervisor_options(settings))
+    return CoalescingEngine(engine) if settings.engine.coalesce_identical else engine
 
 
 def configure_logging(settings: LoggingSettings) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from engine.coalescing import CoalescingEngine
 from engine.contract import Engine, ModelInfo
 from engine.options import PoolOptions, SupervisorOptions, WorkerOptions
 from engine.requests import GenerationRequest
@@ -118,7 +119,16 @@ def worker() -> tuple[Engine, int]:
     return WorkerEngine(WORKER, SUPERVISOR), 1
 
 
-MAKERS: dict[str, Callable[[], tuple[Engine, int]]] = {"scripted": scripted, "worker": worker}
+def coalescing() -> tuple[Engine, int]:
+    engine, eos_token_id = scripted()
+    return CoalescingEngine(engine), eos_token_id
+
+
+MAKERS: dict[str, Callable[[], tuple[Engine, int]]] = {
+    "scripted": scripted,
+    "coalescing": coalescing,
+    "worker": worker,
+}
 
 
 @asynccontextmanager
