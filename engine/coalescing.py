@@ -71,11 +71,11 @@ class CoalescingEngine:
             row = SharedRow(key, on_end=self._forget, on_gone=self._remove)
             row.stream = self._inner.submit(request, row.take, prepared=prepared)
             self._rows[key] = row
-            return self._subscribe(row, sink, begun=True).number
+            return self._subscribe(row, sink).number
         self._inner.check_ready()
         if prepared:
             self._inner.forget(prepared)
-        subscriber = self._subscribe(row, sink, begun=False)
+        subscriber = self._subscribe(row, sink)
         self._settle(row)
         self._give_soon(subscriber)
         return subscriber.number
@@ -115,8 +115,8 @@ class CoalescingEngine:
     def snapshot(self) -> EngineSnapshot:
         return self._inner.snapshot()
 
-    def _subscribe(self, row: SharedRow, sink: EventSink, *, begun: bool) -> Subscriber:
-        subscriber = Subscriber(next(self._numbers), row, sink, begun=begun)
+    def _subscribe(self, row: SharedRow, sink: EventSink) -> Subscriber:
+        subscriber = Subscriber(next(self._numbers), row, sink)
         row.subscribers.append(subscriber)
         self._subscribers[subscriber.number] = subscriber
         return subscriber
@@ -141,11 +141,7 @@ class CoalescingEngine:
     def _give_soon(self, subscriber: Subscriber) -> None:
         """A call of the subscriber's own must have returned before its sink is called."""
 
-        def give() -> None:
-            subscriber.begun = True
-            subscriber.row.give(subscriber)
-
-        self._soon(give)
+        self._soon(lambda: subscriber.row.give(subscriber))
 
     def _forget(self, row: SharedRow) -> None:
         """Nobody can join any more."""

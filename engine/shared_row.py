@@ -12,17 +12,16 @@ from engine.events import Event, Failed, Finished, Interrupted, Prefill, Token
 class Subscriber:
     """One of those who share a row.
 
-    number: what its events carry. position: events of the row's list that it has had. begun: events may be
-    given to it. gone: it wants no more, or has had all.
+    number: what its events carry. position: events of the row's list that it has had. gone: it wants no more,
+    or has had all.
     """
 
-    __slots__ = ("begun", "gone", "number", "paused", "position", "prefill", "row", "sink")
+    __slots__ = ("gone", "number", "paused", "position", "prefill", "row", "sink")
 
-    def __init__(self, number: int, row: "SharedRow", sink: EventSink, *, begun: bool) -> None:
+    def __init__(self, number: int, row: "SharedRow", sink: EventSink) -> None:
         self.number = number
         self.row = row
         self.sink = sink
-        self.begun = begun
         self.paused = False
         self.gone = False
         self.position = 0
@@ -78,7 +77,6 @@ class SharedRow:
                     self.ended = True
                     self._on_end(self)
                 for subscriber in tuple(self.subscribers):
-                    subscriber.begun = True
                     self.give(subscriber)
             case _:
                 assert_never(event)
@@ -87,7 +85,7 @@ class SharedRow:
         """Give it what it has not had, until it pauses or goes. The end alone is also for one that pauses."""
         if subscriber.position == 0:
             self._give_prefill(subscriber)
-        while subscriber.begun and not (subscriber.gone or subscriber.at_the_end):
+        while not (subscriber.gone or subscriber.at_the_end):
             event = self.events[subscriber.position]
             if not isinstance(event, Token):
                 self._on_gone(subscriber)
@@ -102,7 +100,6 @@ class SharedRow:
         for subscriber in tuple(self.subscribers):
             # After a failover, what is computed again is no news to one who is still being given the tokens.
             if not self.events:
-                subscriber.begun = True
                 self._give_prefill(subscriber)
             elif not (subscriber.paused or subscriber.gone) and subscriber.at_the_end:
                 subscriber.sink(_renumbered(event, subscriber.number))
@@ -110,11 +107,10 @@ class SharedRow:
     def _give_prefill(self, subscriber: Subscriber) -> None:
         """The latest one before the first token, if it is new to the subscriber."""
         latest = self._prefill
-        if latest is None or subscriber.prefill is latest or subscriber.gone or not subscriber.begun:
+        if latest is None or subscriber.prefill is latest or subscriber.paused or subscriber.gone:
             return
-        if not subscriber.paused:
-            subscriber.prefill = latest
-            subscriber.sink(_renumbered(latest, subscriber.number))
+        subscriber.prefill = latest
+        subscriber.sink(_renumbered(latest, subscriber.number))
 
 
 def _renumbered(event: Prefill | Token | Finished | Failed, number: int) -> Event:

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from engine.coalescing import CoalescingEngine
-from engine.contract import EventSink
+from engine.contract import EngineError, EventSink
 from engine.events import Event, Finished, FinishReason, Interrupted, Token
 from engine.requests import GenerationRequest
 from engine.scripted import ScriptedEngine
+from flowcontrol.reasons import Reason
 from tests.engine.requests import Sink
 from tests.engine.subjects import seeded_words
 
@@ -14,7 +15,10 @@ TOKENS = 20
 
 
 class CountingEngine(ScriptedEngine):
-    """Keeps the numbers and sinks of its rows. forgotten: prepared requests that were given up."""
+    """Keeps the numbers and sinks of its rows. forgotten: prepared requests that were given up.
+
+    restarting: takes no stream, as a pool whose workers are lost while their streams live on.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -28,6 +32,12 @@ class CountingEngine(ScriptedEngine):
         )
         self.submitted: dict[int, EventSink] = {}
         self.forgotten: list[int] = []
+        self.restarting = False
+
+    def check_ready(self) -> None:
+        if self.restarting:
+            raise EngineError(Reason.MODEL_LOADING, "no worker is ready", retry_after_s=1.0)
+        super().check_ready()
 
     def submit(self, request: GenerationRequest, sink: EventSink, *, prepared: int = 0) -> int:
         stream = super().submit(request, sink, prepared=prepared)

@@ -208,6 +208,7 @@ def test_an_interruption_reaches_everybody_at_once(subject: Coalescing) -> None:
     # What was computed again is news only to one that was up to date then, and to nobody who joined later.
     assert [len(caller.prefills) for caller in (one, two, late)] == [2, 1, 1]
     assert late.interruptions == 0
+    assert late.prefills[0].total == late.finished.prompt_tokens
 
 
 def test_a_prepared_request_that_joins_is_forgotten(subject: Coalescing) -> None:
@@ -218,15 +219,32 @@ def test_a_prepared_request_that_joins_is_forgotten(subject: Coalescing) -> None
 
 
 def test_joining_is_refused_while_the_engine_is_not_ready(subject: Coalescing) -> None:
-    subject.submit(REQUEST)
+    first, refused = subject.submit(REQUEST), Sink()
+    subject.step(2)
+    subject.engine.pause(first.number)
+    subject.inner.restarting = True
+    with pytest.raises(EngineError):
+        subject.engine.submit(REQUEST, refused, prepared=7)
+    assert (subject.paused_rows, subject.due, subject.inner.forgotten) == (1, [], [])
+    subject.inner.restarting = False
+    second = subject.submit(REQUEST)
+    subject.engine.resume(first.number)
+    subject.turn()
+    subject.step(TOKENS)
+    assert first.has_all
+    assert second.has_all
+    assert refused.events == []
+
+
+def test_rows_of_an_engine_that_died_are_not_joined(subject: Coalescing) -> None:
+    first = subject.submit(REQUEST)
     subject.step(2)
     subject.inner.die()
-    with pytest.raises(EngineError):
-        subject.engine.submit(REQUEST, Sink())
+    assert first.failed.reason is Reason.WORKER_LOST
     subject.inner.revive()
-    fine = subject.submit(REQUEST)
+    second = subject.submit(REQUEST)
     subject.step(TOKENS + 1)
-    assert fine.has_all
+    assert second.has_all
 
 
 def test_events_are_kept_until_the_last_one_has_them_and_no_longer(subject: Coalescing) -> None:
