@@ -90,6 +90,18 @@ def test_time_to_first_token_stays_that_of_the_first_token(engine: ScriptedEngin
     assert driver.answer.end.timing.first_token_ms == pytest.approx(500)
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_admission_learns_nothing_of_a_failover(engine: ScriptedEngine, interrupted: bool) -> None:
+    driver = StreamDriver(engine, stopping={"max_tokens": 4})
+    before = driver.governor.snapshot(driver.clock()).estimates
+    if interrupted:
+        engine.interrupt(1)
+    driver.clock.now_s += 20.0
+    driver.run(5)
+    assert driver.stream.ended
+    assert (driver.governor.snapshot(driver.clock()).estimates == before) == interrupted
+
+
 def test_progress_begins_again_before_the_first_token(engine: ScriptedEngine) -> None:
     driver = StreamDriver(engine)
     for event in (Prefill(1, 0, 2, 3), Interrupted(1), Prefill(1, 2, 0, 3), Prefill(1, 0, 1, 3)):
