@@ -52,8 +52,9 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
 
     text: what was held back for a possible stop string and is now certain. cached_tokens: of the prompt's,
     those whose KV came from the prefix cache. Durations in seconds: queue_s from submission to the first
-    prompt token, of which tokenise_s and cache_lookup_s for making token ids and for finding a cached prefix;
-    prefill_s from there to the first output token; decode_s from the first to the last one.
+    prompt token, of which tokenise_s (but for what was prepared before) and cache_lookup_s for making token
+    ids and for finding a cached prefix; prefill_s from there to the first output token; decode_s from the
+    first to the last one. After an Interrupted they are the whole stream's, not the last worker's.
     """
 
     stream: int

@@ -18,7 +18,7 @@ from engine.contract import (
     WorkerSnapshot,
     WorkerState,
 )
-from engine.events import Failed, Finished, FinishReason, Prefill
+from engine.events import Failed, Finished, FinishReason, Interrupted, Prefill
 from engine.requests import GenerationRequest, ModelInput, PartsInput, TokenInput, field_of
 from engine.resumption import FIELD as RESUME_FIELD
 from engine.scripted_prompt import PromptPieces, count_words
@@ -189,6 +189,22 @@ class ScriptedEngine:
         self._end(row)
         row.sink(Failed(stream, reason, message, ""))
 
+    def interrupt(self, stream: int) -> None:
+        """Let a stream lose its worker and go on with another, where it computes prompt and output again."""
+        if stream in self._pieces:
+            self._pieces[stream].sink(Interrupted(stream))
+            return
+        row = self._rows[stream]
+        row.told_prefill = False
+        if row.running:
+            row.running = False
+            self._running = [other for other in self._running if other is not row]
+            if not row.paused:
+                row.waiting = True
+                self._waiting.append(row)
+        self._wake()
+        row.sink(Interrupted(stream))
+
     def die(self) -> None:
         """Lose every stream, as a worker that is killed does. revive() brings the engine back."""
         sinks = [(stream, sink) for stream, (sink, _) in self._undelivered.items()]
@@ -251,6 +267,8 @@ class ScriptedEngine:
             running.append(row)
             if row.began_step is None:
                 row.began_step = self._steps
+            if not row.told_prefill:
+                row.told_prefill = True
                 total = row.prompt_tokens + row.generated
                 row.sink(Prefill(row.stream, 0, total, total))
 

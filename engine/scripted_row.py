@@ -15,7 +15,7 @@ class ScriptedRow:
     """A stream that has its whole prompt.
 
     script: never ends. running: in the batch; waiting: in the queue for it. ended: no more events.
-    generated: output tokens, those resumed included.
+    generated: output tokens, those resumed included. told_prefill: since it last (re)started.
     """
 
     stream: int
@@ -32,6 +32,7 @@ class ScriptedRow:
     running: bool = False
     waiting: bool = False
     ended: bool = False
+    told_prefill: bool = False
     began_step: int | None = None
 
     def replay(self) -> FinishReason | None:

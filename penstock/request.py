@@ -27,7 +27,8 @@ class GenerateOptions(TypedDict, total=False):
 
     protos/penstock/v1/options.proto says what each one means and which values it takes. Besides those:
     stop: one stop string or several. priority: class of service, "bulk", "default", "interactive" or
-    "system", or a Priority of the contract. timeout_s: seconds from the start of the first call to the last
+    "system", or a Priority of the contract. cache_salt: the prefix cache is shared only between streams of
+    the same tenant and salt. timeout_s: seconds from the start of the first call to the last
     message. metadata: gRPC metadata to send; an x-tenant-id in it takes the place of the client's tenant.
     request_id: name of this stream in the server's log. retries: how many calls in a row may be lost without
     a new token before the error is raised; the stream is resumed until then. None or 0: it never is.
@@ -58,6 +59,7 @@ class GenerateOptions(TypedDict, total=False):
     max_unacked_chunks: int | None
     max_tokens_per_chunk: int | None
     priority: str | Priority.ValueType | None
+    cache_salt: str | None
     timeout_s: float | None
     metadata: Metadata | None
     retries: int | None
@@ -86,7 +88,7 @@ def build_start(prompt: Prompt, options: GenerateOptions) -> Start:
     if isinstance(given.get("stop"), str):
         given["stop"] = [given["stop"]]
     start = Start()
-    for name in ("request_id", "model"):
+    for name in ("request_id", "model", "cache_salt"):
         if given.get(name) is not None:
             start.MergeFrom(_message(Start, name, given[name], f"start.{name}"))
     for group, kind in _GROUPS:

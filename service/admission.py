@@ -97,6 +97,10 @@ class Seat:
         self.place_known(True)
         self._ticket.first_token(self._admission.clock())
 
+    def interrupted(self) -> None:
+        """Its worker was lost. Its times say no more how fast the engine is."""
+        self._ticket.interrupted = True
+
     def end(self, outcome: Outcome, output_tokens: int) -> None:
         """Give the permit back, or leave the queue; whoever may start now is told. Later calls do nothing."""
         self._admission.end(self._ticket, outcome, output_tokens)

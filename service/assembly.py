@@ -21,6 +21,7 @@ from config import (
     load_tenants,
 )
 from engine import options as engine_options
+from engine.coalescing import CoalescingEngine
 from engine.contract import Engine, EngineStartError
 from engine.model_host import ModelHost
 from engine.model_source import NoSuchModelError, resolve
@@ -242,9 +243,10 @@ def _items(text: str) -> list[str]:
 
 def model_engine(settings: Settings, source: str) -> Engine:
     """The engine for one model."""
-    return PoolEngine(
+    engine = PoolEngine(
         worker_options(settings, source), supervisor_options(settings), worker_pool_options(settings)
     )
+    return CoalescingEngine(engine) if settings.engine.coalesce_identical else engine
 
 
 def model_host(settings: Settings) -> ModelHost:

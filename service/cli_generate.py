@@ -44,12 +44,26 @@ class Generation:
     def summary(self) -> str:
         """One line of numbers."""
         usage, credit = self.finished.usage, self.credit
+        cached = f" ({usage.cached_prompt_tokens} cached)" if usage.cached_prompt_tokens else ""
         resumes = f", resumes {self.resumes}" if self.resumes else ""
         return (
-            f"{usage.prompt_tokens} prompt tokens, {usage.completion_tokens} tokens, "
+            f"{usage.prompt_tokens} prompt tokens{cached}, {usage.completion_tokens} tokens, "
             f"TTFT {self.first_chunk_s * 1000:.0f} ms, {self.tokens_per_s:.1f} tokens/s, "
             f"acks {credit.acks_sent}, window {credit.window}, lowest credit {credit.lowest_credit}{resumes}"
         )
+
+    def stages(self) -> str:
+        """One line of where the server's time to the first token went, in milliseconds."""
+        timing = self.finished.timing
+        stages = {
+            "admission": timing.admission_ms,
+            "queue": timing.queue_ms,
+            "tokenise": timing.tokenise_ms,
+            "cache lookup": timing.cache_lookup_ms,
+            "prefill": timing.prefill_ms,
+            "first token": timing.first_token_ms,
+        }
+        return "server ms: " + ", ".join(f"{name} {time_ms:.1f}" for name, time_ms in stages.items())
 
 
 async def stream_to_terminal(stream: Stream, *, prompt: str = "", as_json: bool = False) -> Generation:
@@ -132,6 +146,7 @@ def generate(
     timeout: Annotated[float | None, typer.Option(help="Seconds for the whole answer.")] = None,
     priority: Annotated[str | None, typer.Option(help="bulk, default, interactive or system.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Whose request it is.")] = None,
+    cache_salt: Annotated[str | None, typer.Option(help="Share cached prompts only with this salt.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on when the connection is lost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event and line.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print numbers on standard error.")] = False,
@@ -150,25 +165,23 @@ def generate(
         "logprobs": logprobs,
         "model": model,
         "priority": priority,
+        "cache_salt": cache_salt,
         "timeout_s": timeout,
         "retries": _RETRIES if resume else None,
         "on_retry": RetryLines(),
     }
     _check_input(prompt, prompt_file)
 
-    async def answer(request: Prompt) -> None:
+    async def answer() -> None:
+        request = _prompt(_text(prompt, prompt_file), chat=chat, system=system)
         async with Client(target, tenant=tenant) as client:
             stream = client.generate(request, **options)
             shown = request if isinstance(request, str) and prompt_file is None else ""
             generation = await stream_to_terminal(stream, prompt=shown, as_json=as_json)
         if stats:
-            print(generation.summary(), file=sys.stderr)
+            print(f"{generation.summary()}\n{generation.stages()}", file=sys.stderr)
 
-    run_command(
-        lambda: answer(_prompt(_text(prompt, prompt_file), chat=chat, system=system)),
-        target,
-        as_json=as_json,
-    )
+    run_command(answer, target, as_json=as_json)
 
 
 def _check_input(prompt: str | None, prompt_file: str | None) -> None:

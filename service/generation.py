@@ -111,7 +111,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def _serve_from(self, hold: Hold, start: StartMessage, context: Context) -> None:
         _check_fingerprint(start, hold.info)
         _check_ready(hold)
-        seat = self._admission.ask(start, tenant_of(context), context.time_remaining())
+        tenant = tenant_of(context)
+        start = start.of_tenant(tenant)
+        seat = self._admission.ask(start, tenant, context.time_remaining())
         place = self._registry.admit()
         lease = self._pool.lease() if self._pool is not None else None
         stream = Stream(hold.engine, place, seat, start, self._options, self._clock, lease)

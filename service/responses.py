@@ -114,6 +114,11 @@ def slow_consumer(*, mean_ack_ms: float, threshold_ms: float, unacked_chunks: in
     return pb.GenerateResponse(notice=pb.Notice(code="SLOW_CONSUMER", text=text))
 
 
+def failover() -> pb.GenerateResponse:
+    text = "the worker that ran the stream was lost; it goes on with the next token"
+    return pb.GenerateResponse(notice=pb.Notice(code="FAILOVER", text=text))
+
+
 def finished(
     event: Finished, *, admission_s: float, first_token_s: float, stalled_s: float
 ) -> pb.GenerateResponse:
@@ -127,9 +132,12 @@ def finished(
     if event.stop_token_id is not None:
         message.stop_token_id = event.stop_token_id
     message.usage.prompt_tokens = event.prompt_tokens
+    message.usage.cached_prompt_tokens = event.cached_tokens
     message.usage.completion_tokens = event.completion_tokens
     message.timing.admission_ms = admission_s * 1e3
     message.timing.queue_ms = (admission_s + event.queue_s) * 1e3
+    message.timing.tokenise_ms = event.tokenise_s * 1e3
+    message.timing.cache_lookup_ms = event.cache_lookup_s * 1e3
     message.timing.prefill_ms = event.prefill_s * 1e3
     message.timing.first_token_ms = first_token_s * 1e3
     message.timing.decode_ms = event.decode_s * 1e3

@@ -2,7 +2,10 @@
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
+
+import msgspec
 
 from engine.requests import (
     ChatInput,
@@ -38,8 +41,9 @@ _SEED_BITS = 53
 class StartMessage:
     """A checked `start`.
 
-    priority: of penstock.v1.Priority. max_unacked_chunks, max_tokens_per_chunk: as asked for, 0 for the
-    server's. last_seq, model_fingerprint: of a stream that is continued, else 0 and empty.
+    request: its cache_salt is the caller's until of_tenant. priority: of penstock.v1.Priority.
+    max_unacked_chunks, max_tokens_per_chunk: as asked for, 0 for the server's. last_seq, model_fingerprint:
+    of a stream that is continued, else 0 and empty.
     """
 
     request_id: str
@@ -51,6 +55,11 @@ class StartMessage:
     chunk_timing: bool
     last_seq: int
     model_fingerprint: str
+
+    def of_tenant(self, tenant: str) -> Self:
+        """The same with the tenant in its cache salt, so that no two tenants have one in common."""
+        salt = f"{len(tenant)}:{tenant}{self.request.cache_salt}"  # The length makes it unambiguous.
+        return replace(self, request=msgspec.structs.replace(self.request, cache_salt=salt))
 
 
 class _Checks:

@@ -1,12 +1,13 @@
 """One Generate stream between the engine and the caller: decides, never waits."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 import structlog
 
 from engine.contract import Engine, EngineError, ModelInfo
-from engine.events import Event, Failed, Finished, Prefill, Token
+from engine.events import Event, Failed, Finished, Interrupted, Prefill, Token
 from engine.requests import PartsInput
 from flowcontrol.ack_times import AckTimes
 from flowcontrol.admission.ask import Outcome
@@ -17,7 +18,7 @@ from flowcontrol.pool import Lease
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import Place
 from flowcontrol.stream_state import Input
-from flowcontrol.timers import Timer, Timers
+from flowcontrol.timers import Timer
 from penstock.v1 import generation_pb2 as pb
 from service import responses
 from service.admission import Seat
@@ -26,14 +27,12 @@ from service.options import StreamOptions
 from service.prompt_parts import PromptParts
 from service.responses import ChunkMessage, Piece
 from service.start_message import StartMessage
+from service.stream_deadlines import Rearm, StreamDeadlines
 from service.stream_row import StreamRow
 from service.stream_snapshot import StreamSnapshot
 from service.stream_times import StreamTimes
 
 _log = structlog.get_logger("penstock.stream")
-
-Rearm = Callable[[float | None], None]
-"""Told the time of the next deadline, on the stream's clock, whenever it changes."""
 
 
 def _bounded(wanted: int, most: int) -> int:
@@ -91,11 +90,10 @@ class Stream:
             max_bytes_per_chunk=options.response_chunk_bytes,
             size_of=responses.size_of,
         )
-        self._timers = Timers()
-        self._rearm: Rearm | None = None
+        self._deadlines = StreamDeadlines(options, clock)
         self._progress: Prefill | None = None
         self._told_position = 0
-        self._notice: pb.GenerateResponse | None = None
+        self._notices: deque[pb.GenerateResponse] = deque()
         self._prompt_tokens = 0
         self._sent_tokens = len(start.request.resume_ids)
         self._end: Finished | None = None
@@ -111,15 +109,14 @@ class Stream:
 
     def watch(self, rearm: Rearm) -> None:
         """Have `rearm` told of the next deadline from now on; when it passes, call timed_out."""
-        self._rearm = rearm
-        self._timers.set(Timer.DEADLINE, self._times.asked_s + self._options.default_timeout_s)
+        self._deadlines.watch(self._times.asked_s, rearm)
         if self.parts.missing:
-            self._timers.set(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
-        rearm(self._timers.next_deadline())
+            self._deadlines.await_caller()
 
     def begin(self) -> None:
         """Hand the request to the engine, or wait for the permit first. Raises ServiceError."""
         if self._seat.waiting:
+            self._row.prepare()
             self._seat.changed = self._take_decision
         else:
             self._submit()
@@ -169,13 +166,10 @@ class Stream:
                 if not self._row.paused and self._outbox.full:
                     self._pause_row()
             case Prefill():
-                self._progress = event
-                if event.total:
-                    self._seat.prompt_known(event.total)
-                self._prompt_tokens = max(0, event.total - len(self._start.request.resume_ids))
-                self._seat.place_known(event.queue_position == 0)
-                if event.queue_position == 0:
-                    self._place.apply(Input.PREFILL_STARTED)
+                self._take_prefill(event)
+            case Interrupted():
+                self._seat.interrupted()
+                self._notices.append(responses.failover())
             case Finished():
                 self._row.ended()
                 self._end = event
@@ -186,21 +180,32 @@ class Stream:
                 self.take_error(ServiceError.from_engine(engine_error, "start."))
         self.wake.set()
 
+    def _take_prefill(self, event: Prefill) -> None:
+        if self._times.has_token:
+            return  # After a failover: prompt and output are computed again, which is no news of the prompt.
+        self._progress = event
+        if event.total:
+            self._seat.prompt_known(event.total)
+        self._prompt_tokens = max(0, event.total - len(self._start.request.resume_ids))
+        self._seat.place_known(event.queue_position == 0)
+        if event.queue_position == 0:
+            self._place.apply(Input.PREFILL_STARTED)
+
     def take_prompt_part(self, text: str, *, last: bool) -> None:
         """Raises ServiceError for a piece that may not come, or is too long."""
         self.parts.take(text, last=last)
         self._row.add_prompt_part(text, last=last)
         if last or not self._row.wants_parts:
-            self._clear_timer(Timer.IDLE)
+            self._deadlines.clear(Timer.IDLE)
         else:
-            self._set_timer(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
+            self._deadlines.await_caller()
 
     async def room_for_parts(self) -> None:
         """Wait until another piece of the prompt may come; meanwhile the caller is not called idle."""
         if not self._row.wants_parts:
             await self._row.room_for_parts()
             if self.parts.missing and not self.ended:
-                self._set_timer(Timer.IDLE, self._clock() + self._options.idle_timeout_s)
+                self._deadlines.await_caller()
 
     def take_ack(self, seq: int) -> None:
         """Raises ServiceError when seq was not sent."""
@@ -238,9 +243,8 @@ class Stream:
             raise self._error
         if self._cancelled:
             return self._cancelled_message()
-        if self._notice is not None:
-            notice, self._notice = self._notice, None
-            return notice
+        if self._notices:
+            return self._notices.popleft()
         if self._tail and not self._outbox:
             self._outbox.push(self._tail)
             self._tail = ""
@@ -265,24 +269,11 @@ class Stream:
 
     def timed_out(self) -> ServiceError:
         """The error with which the stream ends, when the deadline last told to `rearm` has passed."""
-        now_s = max(self._clock(), self._timers.next_deadline() or 0.0)
-        match self._timers.due(now_s):
-            case Timer.ACK_TIMEOUT:
-                credit = self.credits()
-                return ServiceError(
-                    Reason.ACK_TIMEOUT,
-                    f"no ack for {self._options.ack_timeout_s:g} s with {credit.unacked} chunks not acked "
-                    f"(window {credit.window})",
-                )
-            case Timer.IDLE:
-                waited = f"no prompt_part came for {self._options.idle_timeout_s:g} s"
-                return ServiceError(Reason.IDLE_TIMEOUT, waited)
-        limit_s = self._options.default_timeout_s
-        return ServiceError(Reason.STREAM_TIMEOUT, f"the stream ran for longer than {limit_s:g} s")
+        return self._deadlines.passed(self.credits())
 
     def close(self, how: Input) -> None:
         """Give everything back. how: CANCEL or FAIL, for a stream that has not ended."""
-        self._rearm = None
+        self._deadlines.unwatch()
         self._leave(how)
         if self._lease is not None:
             self._lease.release()
@@ -310,7 +301,7 @@ class Stream:
     def _chunk(self, seq: int, pieces: list[Piece]) -> pb.GenerateResponse:
         if self._times.stalled:
             self._times.unstall()
-            self._clear_timer(Timer.ACK_TIMEOUT)
+            self._deadlines.clear(Timer.ACK_TIMEOUT)
             self._place.apply(Input.CREDIT_RETURNED)
         self._ack_times.sent(seq, self._clock())
         if self._lease is not None and self._start.request.logprobs is None:
@@ -355,24 +346,14 @@ class Stream:
         _log.warning(
             "slow consumer", request_id=self.request_id, unacked_chunks=unacked, mean_ack_ms=round(mean_ms)
         )
-        self._notice = responses.slow_consumer(
-            mean_ack_ms=mean_ms, threshold_ms=threshold_ms, unacked_chunks=unacked
+        self._notices.append(
+            responses.slow_consumer(mean_ack_ms=mean_ms, threshold_ms=threshold_ms, unacked_chunks=unacked)
         )
 
     def _note_stall(self) -> None:
         if self._outbox.stalled and not self._times.stalled:
-            self._set_timer(Timer.ACK_TIMEOUT, self._times.stall() + self._options.ack_timeout_s)
+            self._deadlines.await_ack(self._times.stall())
             self._place.apply(Input.CREDIT_SPENT)
-
-    def _set_timer(self, timer: Timer, at_s: float) -> None:
-        self._timers.set(timer, at_s)
-        if self._rearm is not None:
-            self._rearm(self._timers.next_deadline())
-
-    def _clear_timer(self, timer: Timer) -> None:
-        self._timers.clear(timer)
-        if self._rearm is not None:
-            self._rearm(self._timers.next_deadline())
 
     def _pause_row(self) -> None:
         self._row.pause()
@@ -383,8 +364,7 @@ class Stream:
         """Give back the row, what waits, and the place."""
         self._row.leave()
         self._outbox.clear()
-        self._clear_timer(Timer.ACK_TIMEOUT)
-        self._clear_timer(Timer.IDLE)
+        self._deadlines.clear(Timer.ACK_TIMEOUT, Timer.IDLE)
         self._place.apply(how)
         self._seat.end(self._outcome(how), self._sent_tokens)
         self.wake.set()

@@ -3,7 +3,7 @@
 import asyncio
 
 from engine.contract import Engine, EngineError, EventSink
-from engine.requests import GenerationRequest
+from engine.requests import ChatInput, GenerationRequest, TextInput
 from service.errors import ServiceError
 
 # Of a prompt that comes in pieces, while the stream waits for its permit. The rest stays with the caller.
@@ -20,20 +20,28 @@ class StreamRow:
         self._request = request
         self._sink = sink
         self._row: int | None = None
+        # The number of its tokenised input at the engine, 0 for none.
+        self._prepared = 0
         # Pieces of the prompt that came before there was a row.
         self._parts: list[tuple[str, bool]] = []
         self._kept_characters = 0
         self._wants_parts = asyncio.Event()
         self._wants_parts.set()
 
+    def prepare(self) -> None:
+        """It waits for its permit: let the engine tokenise the input meanwhile."""
+        if isinstance(self._request.input, TextInput | ChatInput):
+            self._prepared = self._engine.prepare(self._request)
+
     def submit(self) -> None:
         """Hand it to the engine. Raises ServiceError."""
         self.submitted = True
         self._wants_parts.set()
         try:
-            self._row = self._engine.submit(self._request, self._sink)
+            self._row = self._engine.submit(self._request, self._sink, prepared=self._prepared)
         except EngineError as error:
             raise ServiceError.from_engine(error, "start.") from error
+        self._prepared = 0
         for text, last in self._parts:
             self._engine.add_prompt_part(self._row, text, last=last)
         self._parts.clear()
@@ -71,8 +79,11 @@ class StreamRow:
         self._row = None
 
     def leave(self) -> None:
-        """Give the row back; nothing if it is gone."""
+        """Give back the row, or what was prepared for it; nothing if it is gone."""
         row, self._row = self._row, None
+        prepared, self._prepared = self._prepared, 0
+        if prepared:
+            self._engine.forget(prepared)
         self._parts.clear()
         self._wants_parts.set()
         if row is not None:

@@ -156,6 +156,8 @@ class Governor:
         if ticket.state is not TicketState.ADMITTED or ticket.first_token_s is not None:
             return
         self._permits.first_token(ticket, now_s)
+        if ticket.interrupted:
+            return
         service_s = now_s - ticket.admitted_s
         if ticket.waited_in_engine:
             # The time says nothing of prompts, and prompts do not excuse it.
@@ -176,7 +178,7 @@ class Governor:
             self._queue.settle(ticket.tenant, more)
             if outcome is Outcome.DROPPED:
                 self._limiter.dropped()
-            elif outcome is Outcome.SUCCESS and ticket.first_token_s is not None:
+            elif outcome is Outcome.SUCCESS and ticket.first_token_s is not None and not ticket.interrupted:
                 held_s = now_s - ticket.first_token_s
                 expected_s = self._gate.hold_s(ticket.output_tokens)
                 self._gate.holds.ended(expected_s, output_tokens, held_s, self._gate.steps.value_s)

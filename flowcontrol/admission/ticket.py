@@ -39,6 +39,7 @@ class Ticket(Entry):
         "admitted_s",
         "doubtful",
         "first_token_s",
+        "interrupted",
         "prefill_tokens",
         "prompt_tokens",
         "refusal",
@@ -82,6 +83,8 @@ class Ticket(Entry):
         """Whether the engine has no place for it in its batch: more streams are in flight than it can run."""
         self.waited_in_engine = False
         """Whether that was so at any time."""
+        self.interrupted = False
+        """Whether it lost its worker: nothing is learned from its times."""
 
     def prompt_known(self, tokens: int) -> None:
         """The engine has tokenised the prompt."""

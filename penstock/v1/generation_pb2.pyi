@@ -442,7 +442,9 @@ Global___Accepted: _TypeAlias = Accepted  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
-    """Sent while the stream is queued or its prompt is being computed."""
+    """Sent while the stream is queued or its prompt is being computed, until the first token. It begins again
+    after a failover.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -627,7 +629,7 @@ class Notice(_message.Message):
     code: _builtins.str
     """Stable machine-readable name in UPPER_SNAKE_CASE. SLOW_CONSUMER: acks come later than
     slow_consumer_threshold_ms on average; sent once per stream. FAILOVER: the worker that ran the stream
-    was lost; it goes on elsewhere with the next token.
+    was lost; it goes on elsewhere with the next token; sent at each loss.
     """
     text: _builtins.str
     """One sentence for a person."""
@@ -721,7 +723,13 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Timing(_message.Message):
-    """Where a stream's time went, in milliseconds."""
+    """Where a stream's time went, in milliseconds.
+
+    A failover (see Notice.code) before the first token adds to queue_ms, which then ends where the last
+    worker began with the prompt. A failover after it adds to decode_ms alone: queue_ms, prefill_ms and
+    first_token_ms stay those of the first token. tokenise_ms and cache_lookup_ms are the last worker's, with
+    what was tokenised while the stream waited.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -738,9 +746,9 @@ class Timing(_message.Message):
     included.
     """
     prefill_ms: _builtins.float
-    """Computing the prompt."""
+    """Computing the prompt, from there to the first token in the model."""
     first_token_ms: _builtins.float
-    """From the start message to the first token at the servicer: time to first token (TTFT)."""
+    """From the start message to the first token at the servicer: time to first token (TTFT). 0 without one."""
     decode_ms: _builtins.float
     """From the first to the last token."""
     stalled_ms: _builtins.float
@@ -748,9 +756,11 @@ class Timing(_message.Message):
     admission_ms: _builtins.float
     """Of queue_ms, from the start message until the stream was handed to the model: waiting for admission."""
     tokenise_ms: _builtins.float
-    """Making token ids of the input, while the stream waited or after it."""
+    """Of queue_ms, making token ids of the input: within admission_ms where the input was tokenised while
+    the stream waited, after it otherwise.
+    """
     cache_lookup_ms: _builtins.float
-    """Looking for a cached beginning of the prompt."""
+    """Of queue_ms, looking for a cached beginning of the prompt."""
     def __init__(
         self,
         *,

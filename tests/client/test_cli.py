@@ -37,6 +37,7 @@ async def test_generate_prints_the_continuation_only(
     result = await penstock(
         *("generate", "Hello", "--max-tokens", "80", "--temperature", "0", "--seed", "7", "--top-k", "4"),
         *("--stop", "END", "--stop", "\n", "--model", "tiny", "--logprobs", "2", "--ignore-eos"),
+        *("--cache-salt", "pepper"),
     )
     assert result == Result(0, "Once more\n", "")
     start = (await grpc_servicer.exchanges.get()).received[0].start
@@ -44,6 +45,7 @@ async def test_generate_prints_the_continuation_only(
     assert start.sampling.HasField("temperature")
     assert start.sampling.temperature == 0
     assert not start.sampling.HasField("top_p")
+    assert start.cache_salt == "pepper"
     assert (start.sampling.seed, start.sampling.top_k) == (7, 4)
     assert list(start.stopping.stop_strings) == ["END", "\n"]
     assert (start.stopping.ignore_eos, start.output.logprobs) == (True, 2)
@@ -78,7 +80,9 @@ async def test_generate_json_and_stats(penstock: Penstock) -> None:
     assert events[1]["chunk"] == {"seq": "1", "token_ids": [1], "text": "Once "}
     assert events[3]["finished"]["usage"] == {"prompt_tokens": 3, "completion_tokens": 2}
     assert result.err.startswith("3 prompt tokens, 2 tokens, TTFT ")
-    assert result.err.endswith("acks 1, window 4, lowest credit 2\n")
+    numbers, stages = result.err.splitlines()
+    assert numbers.endswith("acks 1, window 4, lowest credit 2")
+    assert stages.startswith("server ms: admission 0.0, queue 0.0, tokenise 0.0, cache lookup 0.0, prefill ")
 
 
 async def test_generate_reads_a_long_file(
@@ -114,7 +118,7 @@ async def test_generate_resumes(penstock: Penstock, grpc_servicer: ScriptedServe
     grpc_servicer.script = ResumableAnswer(["Once ", "more", "."], cuts=[Cut(1), Cut(at="start"), Cut(2)])
     result = await penstock("generate", "Hello", "--resume", "--stats")
     assert (result.code, result.out) == (0, "Once more.\n")
-    *lines, numbers = result.err.splitlines()
+    *lines, numbers, _ = result.err.splitlines()
     assert lines == [
         "penstock: connection lost, resuming at token 1",
         "penstock: connection lost, resuming at token 2",

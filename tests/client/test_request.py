@@ -33,6 +33,7 @@ ALL: GenerateOptions = {
     "max_unacked_chunks": 8,
     "max_tokens_per_chunk": 2,
     "priority": "interactive",
+    "cache_salt": "pepper",
     "timeout_s": 1.0,
     "metadata": [("key", "value")],
     "retries": 3,
@@ -66,6 +67,7 @@ def test_every_option_reaches_its_field() -> None:
         output=OutputOptions(logprobs=0, chunk_timing=True),
         flow=FlowOptions(max_unacked_chunks=8, max_tokens_per_chunk=2),
         priority=Priority.PRIORITY_INTERACTIVE,
+        cache_salt="pepper",
     )
 
 

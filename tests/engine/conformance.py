@@ -253,8 +253,8 @@ class Cancelling:
 
     async def test_cancel_of_a_stream_that_waits_for_a_row(self, subject: Subject) -> None:
         running = [Sink() for _ in range(MAX_BATCH_ROWS)]
-        for sink in running:
-            subject.engine.submit(generation(max_tokens=60), sink)
+        for n, sink in enumerate(running):
+            subject.engine.submit(generation(max_tokens=60, cache_salt=f"row {n}"), sink)
         waiting = Sink()
         stream = subject.engine.submit(generation(), waiting)
         await eventually(lambda: all(sink.ids for sink in running))

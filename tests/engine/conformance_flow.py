@@ -111,11 +111,14 @@ class Pausing:
 
     async def test_paused_rows_leave_their_places_to_others(self, subject: Subject) -> None:
         paused = [pausing(subject, 2) for _ in range(MAX_BATCH_ROWS)]
-        streams = [subject.engine.submit(varied(max_tokens=LONG), sink) for sink in paused]
+        streams = [
+            subject.engine.submit(varied(max_tokens=LONG, cache_salt=f"row {n}"), sink)
+            for n, sink in enumerate(paused)
+        ]
         await subject.settled(paused=MAX_BATCH_ROWS)
         others = [Sink() for _ in range(MAX_BATCH_ROWS)]
-        for sink in others:
-            subject.engine.submit(varied(), sink)
+        for n, sink in enumerate(others):
+            subject.engine.submit(varied(cache_salt=f"row {n}"), sink)
         await ended(*others)
         assert not any(sink.ended.is_set() for sink in paused)
         for stream, sink in zip(streams, paused, strict=True):
@@ -174,8 +177,8 @@ class Crowds:
 
     async def test_more_streams_than_rows_are_all_served(self, subject: Subject) -> None:
         sinks = [Sink() for _ in range(3 * MAX_BATCH_ROWS)]
-        for sink in sinks:
-            subject.engine.submit(varied(), sink)
+        for n, sink in enumerate(sinks):
+            subject.engine.submit(varied(cache_salt=f"row {n}"), sink)
         await ended(*sinks)
         assert all(sink.ids == sinks[0].ids for sink in sinks)
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from engine.coalescing import CoalescingEngine
 from engine.contract import Engine, ModelInfo
 from engine.options import PoolOptions, SupervisorOptions, WorkerOptions
 from engine.pool_engine import PoolEngine
@@ -124,8 +125,14 @@ def two_workers() -> tuple[Engine, int]:
     return PoolEngine(WORKER, SUPERVISOR, replace(POOL, workers=2)), 1
 
 
+def coalescing() -> tuple[Engine, int]:
+    engine, eos_token_id = scripted()
+    return CoalescingEngine(engine), eos_token_id
+
+
 MAKERS: dict[str, Callable[[], tuple[Engine, int]]] = {
     "scripted": scripted,
+    "coalescing": coalescing,
     "worker": worker,
     "two workers": two_workers,
 }

@@ -84,12 +84,8 @@ class StreamDriver:
         if not {"tokens", "chat", "prompt_parts"} & start.keys():
             start.setdefault("prompt", "one two three")
         message = pb.Start(**{"flow": flow or {}, **start})
-        admission = Admission(
-            Governor(governor_options(initial_streams=4), now_s=START_S, chance=lambda: 0.5),
-            engine,
-            ADMISSION,
-            self.clock,
-        )
+        self.governor = Governor(governor_options(initial_streams=4), now_s=START_S, chance=lambda: 0.5)
+        admission = Admission(self.governor, engine, ADMISSION, self.clock)
         checked = read_start(message)
         seat = admission.ask(checked, "", None)
         self.stream = Stream(

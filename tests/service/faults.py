@@ -43,6 +43,7 @@ _STOPPING = [
 _OTHERS = [
     Fault({"priority": 9}, "start.priority", "9"),
     Fault({"output": {"logprobs": 21}}, "start.output.logprobs", "0 to 20"),
+    Fault({"cache_salt": "s" * 129}, "start.cache_salt", "at most 128"),
     Fault({"request_id": "r" * 129}, "start.request_id", "at most 128"),
     Fault(
         {"resume": {"token_ids": [1], "last_seq": 3}, "sampling": {"seed": 1}},

@@ -347,3 +347,17 @@ def test_a_tenants_own_quota_delays_nobody_else() -> None:
     assert own.reason is Reason.TENANT_LIMIT
     assert own.retry_after_s == pytest.approx(20.0)
     assert refusal(subject.ask(interactive, now_s)).retry_after_s < 2.0
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_nothing_is_learned_from_the_times_of_a_stream_that_lost_its_worker(interrupted: bool) -> None:
+    subject = governor(initial_streams=4)
+    before = subject.snapshot(0.0)
+    for _ in range(20):
+        stream = ticket(subject.ask(ask(), 0.0))
+        stream.interrupted = interrupted
+        stream.first_token(50.0)
+        stream.end(Outcome.SUCCESS, 10, 90.0)
+    after = subject.snapshot(0.0)
+    assert (after.estimates == before.estimates) == interrupted
+    assert after.in_flight == before.in_flight
