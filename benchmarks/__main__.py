@@ -15,6 +15,7 @@ from benchmarks import (
     per_message,
     pooling,
     serving,
+    single,
     stall,
     stalled_memory,
 )
@@ -50,6 +51,7 @@ _OTHERS: dict[str, tuple[_Run, Callable[[Result, Path], None]]] = {
     "per-message": (per_message.run, per_message.plot),
     "admission": (admission.run, admission.plot),
     "callers": (admission_callers.run, admission_callers.plot),
+    "single": (single.run, single.plot),
     "peers": (stall.run_peers, stall.plot),
 }
 # Peers need what `make bench-peers` builds.

@@ -24,6 +24,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __contains__(self, uid: int) -> bool:
+        return uid in self._rows
+
     @property
     def rows(self) -> list[Row]:
         return list(self._rows.values())

@@ -59,7 +59,10 @@ class StepToken:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step gave. model_s: seconds of it that were spent in MLX."""
+    """What one step gave. model_s: seconds of it that were spent in MLX.
+
+    tokens: at most one of each row, or several of one in their order where a draft model foresaw them.
+    """
 
     prompts: list[PromptProgress]
     tokens: list[StepToken]
@@ -83,7 +86,7 @@ class Generator(Protocol):
         """A row's KV, evaluated, and the tokens that it covers; None when it covers none.
 
         What is returned shares nothing with the generator. A row that is decoded is covered up to the token
-        that it was last given.
+        that it was last given, perhaps without it.
         """
 
     def next(self, prefill_tokens: int) -> Step:

@@ -14,7 +14,15 @@ from mlx_lm.utils import get_total_parameters, hf_repo_to_path
 
 from engine.contract import ModelInfo
 from engine.mlx_worker.fingerprint import fingerprint
+from engine.mlx_worker.kv_cache import PLAIN, KvForm
 from engine.mlx_worker.kv_size import kv_bytes_per_token
+from engine.mlx_worker.start_checks import (
+    OptionsError,
+    Vocabulary,
+    check_draft,
+    check_model,
+    check_options,
+)
 from engine.model_source import resolve
 from engine.options import WorkerOptions
 
@@ -29,24 +37,34 @@ ToldProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory. Made and used in the model thread, but for the tokenizer."""
+    """A model in memory. Made and used in the model thread, but for the tokenizer.
+
+    draft: the model that proposes tokens to it, if any.
+    """
 
     model: nn.Module
     tokenizer: TokenizerWrapper
     eos_token_ids: frozenset[int]
     info: ModelInfo
+    draft: nn.Module | None
 
 
 def load_model(options: WorkerOptions, told: ToldProgress = lambda *_: None) -> LoadedModel:
     """Load what options.model names. Call it in the model thread: streams belong to threads.
 
-    Raises NoSuchModelError, or whatever mlx-lm and the hub client raise.
+    Raises NoSuchModelError, OptionsError, or whatever mlx-lm and the hub client raise.
     """
+    check_options(options)
     location, name = resolve(options.model)
     if not Path(location).exists():
         told("download", 0, 0)
     model, tokenizer, config = load(location, lazy=True, return_config=True)
+    check_model(model, options)
     _read_weights(model, told)
+    draft = _load_draft(model, _vocabulary(config, tokenizer), options) if options.draft_model else None
+    kv_bytes = kv_bytes_per_token(model, KvForm.of(options))
+    if draft is not None:
+        kv_bytes += kv_bytes_per_token(draft, PLAIN)
     directory = Path(location) if Path(location).exists() else hf_repo_to_path(location)
     info = ModelInfo(
         name=name,
@@ -57,9 +75,24 @@ def load_model(options: WorkerOptions, told: ToldProgress = lambda *_: None) -> 
         context_tokens=_context_tokens(config, options),
         has_chat_template=bool(tokenizer.has_chat_template),
         fingerprint=fingerprint(directory),
-        kv_bytes_per_token=kv_bytes_per_token(model),
+        kv_bytes_per_token=kv_bytes,
     )
-    return LoadedModel(model, tokenizer, frozenset(tokenizer.eos_token_ids), info)
+    return LoadedModel(model, tokenizer, frozenset(tokenizer.eos_token_ids), info, draft)
+
+
+def _load_draft(model: nn.Module, vocabulary: Vocabulary, options: WorkerOptions) -> nn.Module:
+    """The draft model, checked. Raises OptionsError for one that cannot be loaded, too."""
+    try:
+        draft, tokenizer, config = load(resolve(options.draft_model)[0], return_config=True)
+    except Exception as error:  # As for the model itself.
+        reason = str(error) or type(error).__name__
+        raise OptionsError(f"engine.draft_model: cannot load {options.draft_model}: {reason}") from error
+    check_draft(model, vocabulary, draft, _vocabulary(config, tokenizer))
+    return draft
+
+
+def _vocabulary(config: dict[str, Any], tokenizer: TokenizerWrapper) -> Vocabulary:
+    return Vocabulary(_vocab_size(config, tokenizer), tokenizer._tokenizer.get_vocab())
 
 
 def _read_weights(model: nn.Module, told: ToldProgress) -> None:

@@ -205,9 +205,11 @@ class StepLoop:
         if step.tokens:
             self._failed_steps = 0
             self._steps += 1
-            self._generated += len(step.tokens)
         for token in step.tokens:
-            self._take_token(self._batch.row(token.uid), token, now_s)
+            # Of several tokens of one row, those after its end or its parking are dropped.
+            if token.uid in self._batch:
+                self._generated += 1
+                self._take_token(self._batch.row(token.uid), token, now_s)
 
     def _tell_progress(self, row: Row, progress: PromptProgress) -> None:
         """Tell how far a prompt is, unless nothing new is to tell."""

@@ -1,6 +1,7 @@
 """First steps of a freshly loaded model, so that no caller waits for memory and compilation."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from engine.mlx_worker.batch import MakeGenerator
@@ -46,22 +47,23 @@ def warm_up(
 def _generate(
     generator: Generator, rows: int, prompt_tokens: int, vocab_size: int, clock: Callable[[], float]
 ) -> float:
-    """Seconds of a call that gave a token to as many rows as any did, the shortest of them."""
+    """Seconds of a call that gave tokens to as many rows as any did, the shortest of them."""
     try:
         prompt = [token % vocab_size for token in range(prompt_tokens)]
         unfinished = {generator.insert(_greedy(prompt)): _OUTPUT_TOKENS for _ in range(rows)}
-        most, step_s = rows, 0.0
+        most, step_s = 0, 0.0
         while unfinished:
             began_s = clock()
             tokens = generator.next(_PREFILL_TOKENS).tokens
             took_s = clock() - began_s
-            if len(tokens) > most or (len(tokens) == most and took_s < step_s):
-                most, step_s = len(tokens), took_s
-            for token in tokens:
-                unfinished[token.uid] -= 1
-                if not unfinished[token.uid]:
-                    del unfinished[token.uid]
-                    generator.remove(token.uid)
+            given = Counter(token.uid for token in tokens)
+            if len(given) > most or (given and len(given) == most and took_s < step_s):
+                most, step_s = len(given), took_s
+            for uid, count in given.items():
+                unfinished[uid] -= count
+                if unfinished[uid] <= 0:
+                    del unfinished[uid]
+                    generator.remove(uid)
         return step_s
     finally:
         generator.close()

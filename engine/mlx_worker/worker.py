@@ -14,10 +14,11 @@ from typing import BinaryIO
 import mlx.core as mx
 
 from engine.mlx_worker.batch import Batch
+from engine.mlx_worker.generators import generator_maker
 from engine.mlx_worker.intake import Intake
 from engine.mlx_worker.long_jobs import LongJobs
 from engine.mlx_worker.model import load_model
-from engine.mlx_worker.row_generator import RowGenerator
+from engine.mlx_worker.start_checks import OptionsError
 from engine.mlx_worker.step_loop import StepLoop
 from engine.mlx_worker.warm_up import warm_up
 from engine.options import WorkerOptions
@@ -128,17 +129,14 @@ class Worker:
         options = self._options
         try:
             loaded = load_model(options, self._tell_loading)
-            make_generator = partial(
-                RowGenerator,
-                loaded.model,
-                max_rows=options.max_batch_rows,
-                prefill_rows=options.prefill_batch_rows,
-            )
+            make_generator = generator_maker(loaded, options)
             self._tell_loading("warm-up", 0, 0)
             step_s = warm_up(make_generator, loaded.info.vocab_size, max_batch_rows=options.max_batch_rows)
         except Exception as error:  # mlx-lm, the hub client and a model's own code raise what they like.
             reason = " ".join(str(error).split()) or type(error).__name__
-            self._send([StartFailed(f"cannot load the model {options.model}: {reason}")])
+            if not isinstance(error, OptionsError):
+                reason = f"cannot load the model {options.model}: {reason}"
+            self._send([StartFailed(reason)])
             os._exit(1)
         loop = StepLoop(
             Batch(make_generator),

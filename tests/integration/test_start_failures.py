@@ -56,3 +56,11 @@ def test_a_blas_library_that_does_not_load() -> None:
     status, _, stderr = serve("--port", "0", PENSTOCK_ENGINE__CPU_BLAS="/no/such/library.so")
     assert status == 1
     assert "/no/such/library.so" in one_line(stderr)
+
+
+def test_options_that_mlx_lm_cannot_batch() -> None:
+    status, _, stderr = serve("--port", "0", PENSTOCK_ENGINE__KV_BITS="8")
+    assert status == 1
+    line = one_line(stderr)
+    assert "engine.kv_bits" in line
+    assert "engine.max_batch_rows 1" in line
