@@ -73,6 +73,22 @@ def test_a_prompt_goes_where_its_beginning_was() -> None:
     assert (second.worker, again.worker) == (0, 0)
 
 
+def test_what_a_lost_worker_had_met_counts_no_more() -> None:
+    pool = board()
+    first, story = record(1), record(2, TextInput("x" * 600))
+    for each in (first, story):
+        pool.add(each)
+    pool.dispatch([0, 1])
+    assert story.worker == 1
+    pool.lose(1, strikes=CRASH_STRIKES)
+    for each in (first, story):
+        pool.remove(each.number)
+    again = record(3, TextInput("x" * 600))
+    pool.add(again)
+    pool.dispatch([0, 1])
+    assert again.worker == 0
+
+
 def test_paused_streams_leave_their_room_to_others_and_rest_when_their_worker_is_lost() -> None:
     pool = board(1)
     records = filled(pool, 4)
@@ -146,6 +162,15 @@ def test_others_do_not_keep_one_on_trial_waiting_for_ever() -> None:
     assert pool.dispatch([0]) == []
     first.take_token(5, 0.0)
     assert pool.dispatch([0]) == [on_trial]
+
+
+def test_one_on_trial_does_not_wait_for_a_prompt_that_is_not_whole() -> None:
+    pool = board(1)
+    slow, on_trial = record(1, PartsInput()), record(2)
+    on_trial.on_trial = True
+    pool.add(slow)
+    pool.add(on_trial)
+    assert pool.dispatch([0]) == [slow, on_trial]
 
 
 def test_on_trial_with_a_prompt_that_is_not_whole_holds_up_nobody() -> None:
