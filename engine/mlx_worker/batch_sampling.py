@@ -182,13 +182,13 @@ def _place_of(xp: Any, mass: Array, share: Array) -> Array:
     blocks = _in_blocks(xp, mass)
     ends = xp.cumsum(xp.sum(blocks, axis=-1), axis=-1)
     target = share * ends[:, -1:]
-    block = xp.argmax(ends > target, axis=-1)[:, None]
+    block = _first(xp, ends > target)[:, None]
     before = xp.where(block > 0, xp.take_along_axis(ends, xp.maximum(block - 1, 0), -1), 0)
     inside = xp.cumsum(xp.take_along_axis(blocks, block[:, :, None], 1)[:, 0], axis=-1)
     beyond = inside > target - before
     # The two sums of a block may differ in the last bit.
     found = xp.any(beyond, axis=-1, keepdims=True)
-    place = xp.where(found, xp.argmax(beyond, axis=-1)[:, None], blocks.shape[-1] - 1)
+    place = xp.where(found, _first(xp, beyond)[:, None], blocks.shape[-1] - 1)
     return xp.minimum(block * blocks.shape[-1] + place, mass.shape[-1] - 1)
 
 
@@ -209,7 +209,12 @@ def _pick_one(xp: Any, weights: Array, uniform: Array) -> Array:
     # What weighs nothing is never picked, even where sums of a device are not quite in order.
     ends = xp.where(weights > 0, xp.cumsum(weights, axis=-1), 0)
     # uniform <= 1 - 2**-24, so the product is below the greatest end.
-    return xp.argmax(ends > uniform * xp.max(ends, axis=-1, keepdims=True), axis=-1)
+    return _first(xp, ends > uniform * xp.max(ends, axis=-1, keepdims=True))
+
+
+def _first(xp: Any, marks: Array) -> Array:
+    """The first place [rows] that is marked; signed, for what is computed from it."""
+    return xp.argmax(marks, axis=-1).astype(xp.int32)
 
 
 def array_module() -> Any:
