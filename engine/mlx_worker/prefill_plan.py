@@ -7,7 +7,7 @@ from dataclasses import dataclass
 _OLDEST_SHARE = 4
 # A slice that does not finish its prompt is worth a pass only from this share of the budget on.
 _LEAST_SLICE_SHARE = 4
-# Padding: the longest slice of a pass is at most so many times the shortest.
+# Padding: the longest slice of a pass, and the longest text, is at most so many times the shortest.
 _MAX_STRETCH = 2
 
 
@@ -46,22 +46,25 @@ def share_out(remaining: Sequence[int], budget: int) -> dict[int, int]:
     return given
 
 
-def passes(slices: Sequence[Slice], max_rows: int) -> list[list[Slice]]:
+def passes(slices: Sequence[Slice], max_rows: int, *, padded: bool) -> list[list[Slice]]:
     """Slices grouped so that each group makes one pass through the model, short ones first.
 
     Only prompts that are then ready to be decoded share a pass: they go on together, while the others keep
-    caches of their own. Those of a pass are of similar length, with what was computed of them before.
+    caches of their own. Those of a pass are of similar length, with what was computed of them before; of
+    the same length unless they may be padded.
     """
     groups: list[list[Slice]] = []
     for each in sorted((each for each in slices if each.joins), key=lambda each: each.tokens):
         group = groups[-1] if groups else []
-        if group and len(group) < max_rows and all(_alike(other, each) for other in (group[0], group[-1])):
+        if group and len(group) < max_rows and _alike(group[0], each, padded):
             group.append(each)
         else:
             groups.append([each])
     return groups + [[each] for each in slices if not each.joins]
 
 
-def _alike(shorter: Slice, longer: Slice) -> bool:
+def _alike(shorter: Slice, longer: Slice, padded: bool) -> bool:
+    if not padded and shorter.tokens != longer.tokens:
+        return False
     totals = sorted((shorter.covered + shorter.tokens, longer.covered + longer.tokens))
     return longer.tokens <= _MAX_STRETCH * shorter.tokens and totals[1] <= _MAX_STRETCH * totals[0]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 
 from engine.mlx_worker.generator import KvCache, PromptProgress, RowInput
 from engine.mlx_worker.model_clock import ModelClock
@@ -70,6 +70,8 @@ class PrefillRows:
         self._model = model
         self._max_pass_rows = max_pass_rows
         self._clock = clock
+        # A state of a fixed size would take the padding in with some models (mamba).
+        self._padded = can_trim_prompt_cache(make_prompt_cache(model))
         # Longest waiting first.
         self._prompts: list[_Prompt] = []
         self._since_clear = 0
@@ -134,7 +136,7 @@ class PrefillRows:
         moved: list[_Prompt] = []
         together: list[_Prompt] = []
         caches: list[KvCache] = []
-        for group in passes(slices, self._max_pass_rows):
+        for group in passes(slices, self._max_pass_rows, padded=self._padded):
             members = [prompts[each.prompt] for each in group]
             parts = [prompt.advance(each.tokens) for prompt, each in zip(members, group, strict=True)]
             if len(members) > 1:
