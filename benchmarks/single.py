@@ -67,7 +67,7 @@ def _child(changes: dict[str, Any]) -> Child:
             **changes,
         }
     }
-    options = worker_options(load(None, None, {}, flags).settings)
+    options = worker_options(load(None, None, {}, flags).settings, EMBEDDED)
     return Child("benchmarks.single_engine", msgspec.json.encode(options).decode())
 
 

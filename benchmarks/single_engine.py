@@ -87,6 +87,7 @@ def _run(generator: Any, stream: Stream) -> Answer:
             min_tokens=0,
             ending_ids=(),
             logprobs=None,
+            open=False,
         )
     )
     # From the first token on: only decoding is compared.

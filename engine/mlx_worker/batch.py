@@ -8,7 +8,7 @@ from engine.mlx_worker.row import Parked, Row
 MakeGenerator = Callable[[], Generator]
 """Makes an empty generator; a parameter, so that a test can pass one that fails."""
 
-# A prompt of one token is delivered on the third call of next(); longer ones take one more call per slice.
+# The first token comes with the last slice of the prompt or after it; some calls give nothing.
 _PROBE_CALLS_BEYOND_PREFILL = 4
 _PROBE_PREFILL_TOKENS = 512
 
@@ -112,6 +112,7 @@ class Batch:
             min_tokens=request.stopping.min_tokens,
             ending_ids=prepared.ending_ids,
             logprobs=request.logprobs,
+            open=not row.whole,
         )
 
     @staticmethod

@@ -18,7 +18,8 @@ class RowInput:
     belongs to the generator from now on; None when nothing is covered. prompt_tokens: of covered and tokens
     together, how many are the prompt's; those after them were drawn before, so their number is the position
     of the next draw. ending_ids: not to be drawn before min_tokens output tokens. logprobs: None for none,
-    else how many alternatives besides the drawn token's own.
+    else how many alternatives besides the drawn token's own. open: more tokens will follow, so all but the
+    last one are computed, and the row then waits to be removed; it gets no token.
     """
 
     tokens: list[int]
@@ -29,17 +30,14 @@ class RowInput:
     min_tokens: int
     ending_ids: tuple[int, ...]
     logprobs: int | None
-
-    @property
-    def position(self) -> int:
-        return max(0, len(self.covered) + len(self.tokens) - self.prompt_tokens)
+    open: bool
 
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
     """A row whose tokens are being computed. done, total: of RowInput.tokens.
 
-    at_last: all but the last token are computed; from the next step on the row is decoded.
+    at_last: all but the last token are computed; the row is decoded now, unless it is open.
     """
 
     uid: int
@@ -86,11 +84,15 @@ class Generator(Protocol):
         """A row's KV, evaluated, and the tokens that it covers; None when it covers none.
 
         What is returned shares nothing with the generator. A row that is decoded is covered up to the token
-        that it was last given, perhaps without it.
+        that it was last given, or up to the one before.
         """
 
     def next(self, prefill_tokens: int) -> Step:
-        """One decode step of all rows that are decoded, and at most about prefill_tokens of the others."""
+        """One decode step of all rows that are decoded, and at most about prefill_tokens of the others.
+
+        A row's first token may come with the call that computes the last of its prompt. A call may also give
+        nothing.
+        """
 
     @property
     def kv_bytes(self) -> int: ...

@@ -1,87 +1,73 @@
-"""Rows on mlx-lm's BatchGenerator."""
-
-import time
-from typing import Any
+"""Takes rows through a model: prompts by budget, then decoding in one batch, with mlx-lm's caches."""
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.generate import BatchGenerator, greedy_sampler
+from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from engine.mlx_worker.generator import KvCache, PromptProgress, RowInput, Step, StepToken
-from engine.mlx_worker.logprobs import token_logprobs
-from engine.mlx_worker.sampling import make_processors, make_sampler
-
-# The loop ends rows, the generator does not.
-_NO_END = 1 << 60
+from engine.mlx_worker.decode_rows import DecodeRows
+from engine.mlx_worker.generator import KvCache, RowInput, Step
+from engine.mlx_worker.model_clock import ModelClock
+from engine.mlx_worker.prefill_rows import PrefillRows
 
 
 class RowGenerator:
     """Implements Generator."""
 
     def __init__(self, model: nn.Module, *, max_rows: int, prefill_rows: int) -> None:
-        self._generator = BatchGenerator(
-            model, completion_batch_size=max_rows, prefill_batch_size=min(prefill_rows, max_rows)
-        )
-        self._logprobs: dict[int, int | None] = {}
+        """max_rows: most rows that are decoded at once. prefill_rows: most prompts in one pass."""
+        self._clock = ModelClock()
+        self._prefill = PrefillRows(model, max_pass_rows=prefill_rows, clock=self._clock)
+        self._decode = DecodeRows(model, self._clock)
+        self._max_rows = max_rows
+        self._next_uid = 0
+        self._old_wired_limit = maybe_set_recommended_wired_limit()
 
     def insert(self, row: RowInput) -> int:
-        processors = make_processors(
-            row.sampling,
-            prompt_tokens=row.prompt_tokens,
-            min_tokens=row.min_tokens,
-            ending_ids=row.ending_ids,
-        )
-        sampler = make_sampler(row.sampling, row.position)
-        (uid,) = self._generator.insert(
-            [list(row.tokens)],
-            max_tokens=[_NO_END],
-            caches=[row.cache],
-            all_tokens=[list(row.covered)],
-            # None means the generator's own sampler, which is the greedy one.
-            samplers=[None if sampler is greedy_sampler else sampler],
-            logits_processors=[processors],
-        )
-        self._logprobs[uid] = row.logprobs
-        return int(uid)
+        if not row.tokens:
+            raise ValueError("a row needs at least one token to be computed")
+        uid = self._next_uid
+        self._prefill.insert(uid, row)
+        self._next_uid += 1
+        return uid
 
     def remove(self, uid: int) -> None:
-        if uid in self._logprobs:
-            del self._logprobs[uid]
-            self._generator.remove([uid])
+        if not self._decode.remove(uid):
+            self._prefill.remove(uid)
 
     def extract(self, uid: int) -> tuple[KvCache, list[int]] | None:
-        found = self._generator.extract_cache([uid]).get(uid)
-        if found is None or not found[1]:
-            return None
-        cache, tokens = found
-        # An unevaluated slice would keep the arrays of the whole batch in memory.
-        mx.eval([layer.state for layer in cache])
-        # The generator goes on changing its list in place.
-        return cache, list(tokens)
+        found = self._decode.extract(uid) or self._prefill.extract(uid)
+        if found is not None:
+            # An unevaluated slice would keep the arrays of the whole batch in memory.
+            mx.eval([layer.state for layer in found[0]])
+        return found
 
     def next(self, prefill_tokens: int) -> Step:
-        self._generator.prefill_step_size = self._generator._prompt_batch.prefill_step_size = prefill_tokens
-        began_s = time.perf_counter()
-        prompts, tokens = self._generator.next()
-        model_s = time.perf_counter() - began_s
-        return Step(
-            [
-                PromptProgress(each.uid, each.progress[0], each.progress[1], at_last=each.end_of_segment)
-                for each in prompts
-                # Of a row that begins with its last token nothing else is told.
-                if not each.end_of_prompt or each.progress[1] == 1
-            ],
-            [StepToken(each.uid, each.token, self._chosen(each)) for each in tokens],
-            model_s,
-        )
+        """With prompts to compute, a decode step is not overlapped with the delivery of its tokens.
 
-    def _chosen(self, response: Any) -> Any:
-        wanted = self._logprobs[response.uid]
-        return None if wanted is None else token_logprobs(response.logprobs, response.token, wanted)
+        For tokens would wait for a slice of prompts that was computed after them, first ones too.
+        """
+        room = self._max_rows - len(self._decode)
+        if not (room > 0 and self._prefill.has_work):
+            return Step([], self._decode.advance(), self._clock.take_s())
+        if self._decode.under_way and (tokens := self._decode.finish()):
+            return Step([], tokens, self._clock.take_s())
+        prefilled = self._prefill.run(prefill_tokens, room)
+        if prefilled.rows:
+            self._decode.join(prefilled.rows, prefilled.cache)
+        tokens = self._decode.advance()
+        if not tokens:
+            tokens = self._decode.finish()
+        return Step(prefilled.progress, tokens, self._clock.take_s())
 
     @property
     def kv_bytes(self) -> int:
-        return int(self._generator.prompt_cache_nbytes)
+        return self._prefill.kv_bytes + self._decode.kv_bytes
 
     def close(self) -> None:
-        self._generator.close()
+        if self._old_wired_limit is not None:
+            mx.synchronize()
+            mx.set_wired_limit(self._old_wired_limit)
+            self._old_wired_limit = None
+
+    def __del__(self) -> None:
+        self.close()

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx_lm.models.cache import trim_prompt_cache
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from engine.mlx_worker.generator import KvCache, PromptProgress, RowInput, Step, StepToken
 from engine.mlx_worker.kv_cache import PLAIN, KvForm, copy_of
-from engine.mlx_worker.logprobs import token_logprobs
 from engine.mlx_worker.row_draws import RowDraws
 
 # As often as mlx-lm's own generator gives unused buffers back.
@@ -131,47 +129,40 @@ class SingleGenerator:
     def _decode(self, uid: int, row: _Row) -> list[StepToken]:
         """The next token, and those after it that the draft foresaw."""
         # The first token is not to wait for the draft.
-        proposals = self._propose(row, self._draft) if self._draft is not None and row.drawn else []
-        known = mx.array(row.tokens[-1:], dtype=mx.uint32)
-        logits = self._model(mx.concatenate([known, *proposals])[None], cache=row.cache)[0]
+        proposed = self._propose(row, self._draft) if self._draft is not None and row.drawn else []
+        known = row.tokens + proposed
+        given = mx.array(known[len(row.tokens) - 1 :], dtype=mx.uint32)
+        logits = self._model(given[None], cache=row.cache)[0]
         self._kv.quantise(row.cache)
-        drawn, logprobs = row.draws.draw(logits, row.tokens, proposals)
-        wanted = row.input.logprobs
-        mx.eval(drawn, proposals, [] if wanted is None else logprobs)
-        ids = self._accept(row, drawn, proposals)
+        drawn, logprobs = row.draws.draw(logits, known)
+        ids = self._accept(row, drawn, proposed)
         self._steps += 1
         if self._steps % _STEPS_PER_CLEARING == 0:
             mx.clear_cache()
-        return [
-            StepToken(uid, token, None if wanted is None else token_logprobs(logprobs[i], token, wanted))
-            for i, token in enumerate(ids)
-        ]
+        return [StepToken(uid, token, logprobs.get(place)) for place, token in enumerate(ids)]
 
-    def _propose(self, row: _Row, draft: Draft) -> list[mx.array]:
-        proposals: list[mx.array] = []
-        given = mx.array(row.tokens[row.draft_covered :], dtype=mx.uint32)
+    def _propose(self, row: _Row, draft: Draft) -> list[int]:
+        proposed: list[int] = []
+        given = row.tokens[row.draft_covered :]
         for _ in range(draft.tokens):
-            logits = draft.model(given[None], cache=row.draft_cache)[0, -1:]
-            given, _ = row.draws.draw(logits, row.tokens, proposals)
-            mx.async_eval(given)  # type: ignore[no-untyped-call]
-            proposals.append(given)
-        return proposals
+            logits = draft.model(mx.array(given, dtype=mx.uint32)[None], cache=row.draft_cache)[0, -1:]
+            given, _ = row.draws.draw(logits, row.tokens + proposed)
+            proposed += given
+        return proposed
 
-    def _accept(self, row: _Row, drawn: mx.array, proposals: list[mx.array]) -> list[int]:
+    def _accept(self, row: _Row, ids: list[int], proposed: list[int]) -> list[int]:
         """Take the draws up to the first that was not proposed, and take the caches back to them."""
-        ids = [int(token) for token in np.array(drawn)]
-        proposed = [int(token) for each in proposals for token in np.array(each)]
         accepted = 0
         while accepted < len(proposed) and ids[accepted] == proposed[accepted]:
             accepted += 1
         before = len(row.tokens)
         row.tokens += ids[: accepted + 1]
         row.covered = before + accepted
-        if proposals:
+        if proposed:
             # The draft has not run its last proposal.
-            ran = before + len(proposals) - 1
+            ran = before + len(proposed) - 1
             row.draft_covered = min(ran, row.covered)
-            _take_back(row.cache, len(proposals) - accepted)
+            _take_back(row.cache, len(proposed) - accepted)
             _take_back(row.draft_cache, ran - row.draft_covered)
         row.drawn = True
         return ids[: accepted + 1]

@@ -79,4 +79,5 @@ def _greedy(prompt: list[int]) -> RowInput:
         min_tokens=0,
         ending_ids=(),
         logprobs=None,
+        open=False,
     )

@@ -61,6 +61,7 @@ def row_input(loaded: LoadedModel, request: GenerationRequest, **changes: Any) -
         min_tokens=0,
         ending_ids=(),
         logprobs=None,
+        open=False,
     )
     return replace(row, **changes)
 
