@@ -12,6 +12,8 @@ from benchmarks import (
     buffers,
     coalescing,
     messages,
+    peers_cases,
+    peers_serving,
     per_message,
     pooling,
     serving,
@@ -37,6 +39,12 @@ class _Run(Protocol):
     def __call__(self, *, quick: bool) -> Result: ...
 
 
+class _RunRounds(Protocol):
+    """rounds: None for the benchmark's own number."""
+
+    def __call__(self, quick: bool, rounds: int | None, embedded: bool, /) -> Result: ...
+
+
 _COMPARISONS: dict[str, tuple[_Compare, str, str, str]] = {
     "engine": (serving.run, "serving", "engine alone", "server"),
     "messages": (messages.run, "messages", "bare handler", "full servicer"),
@@ -52,6 +60,10 @@ _OTHERS: dict[str, tuple[_Run, Callable[[Result, Path], None]]] = {
     "callers": (admission_callers.run, admission_callers.plot),
     "peers": (stall.run_peers, stall.plot),
 }
+_BESIDE_PEERS: dict[str, tuple[_RunRounds, Callable[[Result, Path], None]]] = {
+    "peers-serving": (peers_serving.run, peers_serving.plot),
+    "peers-cases": (peers_cases.run, peers_cases.plot),
+}
 # Peers need what `make bench-peers` builds.
 _ALL = tuple(name for name in (*_COMPARISONS, *_OTHERS) if name != "peers")
 
@@ -59,11 +71,17 @@ _ALL = tuple(name for name in (*_COMPARISONS, *_OTHERS) if name != "peers")
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
     parser.add_argument("--quick", action="store_true", help="fewer cases and shorter runs")
-    parser.add_argument("--only", choices=(*_COMPARISONS, *_OTHERS), nargs="+", help="some of the benchmarks")
+    parser.add_argument(
+        "--only", choices=(*_COMPARISONS, *_OTHERS, *_BESIDE_PEERS), nargs="+", help="some of the benchmarks"
+    )
     parser.add_argument("--json", type=Path, metavar="DIRECTORY", help="where to write the results")
     parser.add_argument(
-        "--repetitions", type=int, metavar="N", help="engine, messages: runs of each side (5, quick 3)"
+        "--repetitions",
+        type=int,
+        metavar="N",
+        help="engine, messages: runs of each side (5, quick 3); peers-serving, peers-cases: rounds",
     )
+    parser.add_argument("--embedded", action="store_true", help="peers-serving: the embedded model")
     return parser.parse_args()
 
 
@@ -81,14 +99,20 @@ def main() -> None:
     limit_s = _CASE_LIMIT_S["quick" if quick else "full"]
     # A quick run does not replace the results of a full one, unless it is told where to write.
     directory: Path | None = arguments.json or (None if quick else _RESULTS)
+    if arguments.embedded and arguments.only != ["peers-serving"]:
+        raise SystemExit("--embedded goes with --only peers-serving")
     for name in arguments.only or _ALL:
         if name in _COMPARISONS:
             compare, title, reference, subject = _COMPARISONS[name]
             cases = compare(quick=quick, repetitions=repetitions, limit_s=limit_s)
             _show(make_report(title, reference, subject, [_told(case) for case in cases]), directory)
         else:
-            run, plot = _OTHERS[name]
-            result = run(quick=quick)
+            if name in _BESIDE_PEERS:
+                run_rounds, plot = _BESIDE_PEERS[name]
+                result = run_rounds(quick, arguments.repetitions, arguments.embedded)
+            else:
+                run, plot = _OTHERS[name]
+                result = run(quick=quick)
             if directory is not None:
                 write_json(result, directory / f"{name}.json")
                 plot(result, directory / f"{name}.png")
