@@ -120,7 +120,7 @@ def rss_bytes(pid: int) -> int:
 
 def forget_peak_rss(pid: int) -> None:
     """Begin anew with what `peak_rss_bytes` tells."""
-    for each in _family(pid):
+    for each in family(pid):
         with suppress(OSError):
             Path(f"/proc/{each}/clear_refs").write_text("5")
 
@@ -129,20 +129,20 @@ def peak_rss_bytes(pid: int) -> int:
     """The most resident memory since it was forgotten of a process and of all below it, each at its own
     moment; 0 where there is no /proc."""
     peaks_kb = 0
-    for each in _family(pid):
+    for each in family(pid):
         with suppress(OSError):
             lines = Path(f"/proc/{each}/status").read_text(encoding="utf-8", errors="replace").splitlines()
             peaks_kb += sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     return peaks_kb * 1024
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and all below it."""
     try:
         children = _children(pid)
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return [pid, *(each for child in children for each in _family(child))]
+    return [pid, *(each for child in children for each in family(child))]
 
 
 def wait_until_idle(pid: int, *, limit_s: float) -> bool:
