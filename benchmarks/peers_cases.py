@@ -1,4 +1,4 @@
-"""Single cases beside the peers: a long prompt, a conversation, a seed, new values, a burst of connections,
+"""Single cases beside the peers: a long prompt, a conversation, a seed, a burst of connections,
 clients that leave, requests that kill, and the end of the server."""
 
 import asyncio
@@ -13,6 +13,7 @@ import msgspec
 
 from benchmarks import peers_faults, peers_steady
 from benchmarks.peers_serving import OPTIONS, OURS
+from benchmarks.peers_steady import GAP, GROWTH
 from benchmarks.plots import Panel, draw
 from benchmarks.result import Cell, Result, Row, make_result
 from benchmarks.systems import System, installed_peers, peer, penstock, random_model
@@ -28,8 +29,6 @@ _FEW_OPTIONS = {
     "STREAM_REGISTRY__ADAPTIVE_LIMITS__ENABLED": "false",
     "ENGINE__MAX_BATCH_ROWS": "8",
 }
-GAP = "largest gap between two tokens of a stream, ms"
-GROWTH = "TTFT of turn 5 by that of turn 1"
 _GOALS = {GAP: "goal at most 0.2 of the better peer's", GROWTH: "goal at most 1.3"}
 
 
@@ -50,7 +49,6 @@ class Case(msgspec.Struct, frozen=True):
 CASES = (
     Case("a prompt of 6,000 tokens beside 8 streams", peers_steady.long_prompt, 3, (GAP,)),
     Case("a conversation", peers_steady.conversation, 8, ("TTFT of turn 5, ms",)),
-    Case("a temperature that was not used before", peers_steady.new_value, 3, (peers_steady.NEW_VALUE,)),
     Case("a seeded stream beside 8 others", peers_steady.seeded, 3),
     Case("400 new connections, 32 tokens each", peers_steady.connections, 1, ("TTFT p95, ms",)),
     Case("12 clients leave while queued", peers_faults.leavers, 2, rows=_FEW_ROWS),

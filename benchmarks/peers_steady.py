@@ -1,4 +1,4 @@
-"""Cases that a server survives: a long prompt, a conversation, a seed, a new value, many connections."""
+"""Cases that a server survives: a long prompt, a conversation, a seed, many connections."""
 
 import asyncio
 import itertools
@@ -18,7 +18,8 @@ from benchmarks.words import words
 
 OTHERS = 8
 TURNS = 5
-NEW_VALUE = "TTFT with a new value, ms"
+GAP = "largest gap between two tokens of a stream, ms"
+GROWTH = "TTFT of turn 5 by that of turn 1"
 _LONG_TOKENS = 6_000
 _TURN_TOKENS = 400
 _ANSWER_TOKENS = 64
@@ -48,15 +49,28 @@ async def connected(system: System) -> AsyncIterator[Wire]:
 
 @asynccontextmanager
 async def others(
-    wire: Wire, tokenizer: str, sampling: Sampling, count: int = OTHERS, tokens: int = _ENDLESS_TOKENS
+    wire: Wire,
+    tokenizer: str,
+    sampling: Sampling,
+    count: int = OTHERS,
+    tokens: int = _ENDLESS_TOKENS,
+    *,
+    again: bool = False,
 ) -> AsyncIterator[tuple[list[Stream], list[asyncio.Task[Stream]]]]:
-    """Streams that run meanwhile, once all have begun; they are left at the end."""
+    """Streams that run meanwhile, once all have begun; they are left at the end.
+
+    again: whether each is followed by another.
+    """
     streams: list[Stream] = []
     job = Job(count, [], tokens, tokenizer=tokenizer)
-    tasks = [
-        asyncio.create_task(read(wire, words(30, next(_seeds)), job, sampling, into=streams))
-        for _ in range(count)
-    ]
+
+    async def slot() -> Stream:
+        while True:
+            stream = await read(wire, words(30, next(_seeds)), job, sampling, into=streams)
+            if not again:
+                return stream
+
+    tasks = [asyncio.create_task(slot()) for _ in range(count)]
     try:
         async with asyncio.timeout(_START_LIMIT_S):
             while not _begun(streams, count):  # noqa: ASYNC110 (streams tell nobody)
@@ -82,7 +96,7 @@ async def long_prompt(system: System, tokenizer: str, number: int) -> dict[str, 
     if long.first_s is None:
         raise UnavailableCaseError(long.cause)
     return {
-        "largest gap between two tokens of a stream, ms": max(beside) * 1e3,
+        GAP: max(beside) * 1e3,
         "the same without the long prompt, ms": alone[-1] * 1e3,
         "p95 between two tokens without it, ms": percentile(alone, 0.95) * 1e3,
         "TTFT of the long prompt, ms": long.first_s * 1e3,
@@ -113,38 +127,29 @@ async def conversation(system: System, tokenizer: str, number: int) -> dict[str,
             first_ms.append(stream.first_s * 1e3)
             prompt = " ".join([prompt, *stream.text.split()])
     turns: dict[str, Cell] = {f"TTFT of turn {turn}, ms": ms for turn, ms in enumerate(first_ms, 1)}
-    return turns | {"TTFT of turn 5 by that of turn 1": first_ms[-1] / first_ms[0]}
-
-
-async def new_value(system: System, tokenizer: str, number: int) -> dict[str, Cell]:
-    """A temperature for the first time, and then for the second."""
-    job = Job(1, [], 8, tokenizer=tokenizer)
-    sampling = Sampling(temperature=0.61 + 0.013 * number, top_p=0.9)
-    async with connected(system) as wire:
-        first, second = [await read(wire, words(30, next(_seeds)), job, sampling) for _ in range(2)]
-    return {NEW_VALUE: _ms(first.first_s), "the same for the second time, ms": _ms(second.first_s)}
+    return turns | {GROWTH: first_ms[-1] / first_ms[0]}
 
 
 async def seeded(system: System, tokenizer: str, number: int) -> dict[str, Cell]:
-    """Eight streams without a seed; a ninth one without, one with a seed, and the same one again alone."""
+    """Eight callers without a seed, one stream after the other; a ninth stream without, one with a seed, and
+    the same one again alone."""
     job = Job(1, [], _SEEDED_TOKENS, tokenizer=tokenizer)
     prompt = words(30, seed=number)
     free, fixed = Sampling(temperature=0.8), Sampling(temperature=0.8, seed=7 + number)
     async with connected(system) as wire:
-        async with others(wire, tokenizer, free) as (streams, _):
+        async with others(wire, tokenizer, free, tokens=_SEEDED_TOKENS, again=True) as (streams, _):
             plain_stream = await read(wire, prompt, job, free)
             seeded_stream = await read(wire, prompt, job, fixed, texts=True)
             rates = [_rate(streams, each) for each in (plain_stream, seeded_stream)]
-            waits = [
-                max(gap for each in streams for gap in gaps_within(each, by.began_s, by.ended_s))
-                for by in (plain_stream, seeded_stream)
-            ]
+            arrivals_s = sorted(arrival_s for each in streams for arrival_s in each.arrivals_s)
+        during = Stream(seeded_stream.began_s, arrivals_s)
+        silences_s = gaps_within(during, seeded_stream.began_s, seeded_stream.ended_s)
         alone = await read(wire, prompt, job, fixed, texts=True)
     return {
         "others' tokens/s beside one without a seed": rates[0],
         "others' tokens/s beside one with a seed": rates[1],
         "beside with / beside without": rates[1] / rates[0] if rates[0] else None,
-        "largest gap of the others beside it, ms": waits[1] * 1e3,
+        "longest time without a token for any of the others, ms": max(silences_s) * 1e3,
         "TTFT of the seeded one, ms": _ms(seeded_stream.first_s),
         "its text alone is the same": "yes" if alone.text and alone.text == seeded_stream.text else "no",
     }
@@ -170,10 +175,12 @@ async def connections(system: System, tokenizer: str, number: int) -> dict[str, 
         each.first_s * 1e3 for each in streams if each.ending == DONE and each.first_s is not None
     )
     failed = [each.cause for each in streams if each.ending == FAILED]
+    refused = [each.cause for each in streams if each.ending == REFUSED]
     return {
         "answered": sum(each.ending == DONE for each in streams),
-        "refused": sum(each.ending == REFUSED for each in streams),
+        "refused": len(refused),
         "failed": len(failed),
+        "a refusal": refused[0][:60] if refused else "",
         "a failure": failed[0][:60] if failed else "",
         "TTFT p50, ms": statistics.median(first_ms) if first_ms else None,
         "TTFT p95, ms": percentile(first_ms, 0.95) if first_ms else None,

@@ -43,7 +43,9 @@ def make(directory: Path, *, words: bool = False) -> None:
     mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     embedded = Path(resolve(EMBEDDED)[0])
-    (directory / "tokenizer_config.json").write_bytes((embedded / "tokenizer_config.json").read_bytes())
+    settings = json.loads((embedded / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["model_max_length"] = config["max_position_embeddings"]
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     tokenizer = json.loads((embedded / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = tokenizer["model"]["vocab"]
     if words:

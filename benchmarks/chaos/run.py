@@ -4,6 +4,7 @@ import asyncio
 import random
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -94,6 +95,10 @@ def _tracebacks(log: Path) -> list[str]:
     return [line[:300] for line in lines if "Traceback" in line]
 
 
+def _tell(what: str) -> None:
+    print(f"  {what}", file=sys.stderr, flush=True)
+
+
 class _Run:
     def __init__(self, server: Child, target: str, size: Size, directory: Path) -> None:
         self.found = Found()
@@ -112,10 +117,14 @@ class _Run:
 
     async def whole(self) -> None:
         async with self._client:
-            await self._settle(_START_S)
+            if wrong := await self._settle(_START_S):
+                raise TimeoutError(f"the server is not ready after {_START_S:g} s: {', '.join(wrong)}")
+            _tell("the server is ready")
             self._expected = [await unbroken(self._client, request) for request in self._requests]
+            _tell(f"{len(self._expected)} requests answered alone")
             self.found.before = held_by(self._server.pid)
             await self._disturb()
+            _tell(f"all {len(self.found.ended)} callers ended")
             await self._unload()
             began_s = time.monotonic()
             wrong = await self._settle(SETTLE_S)
@@ -146,6 +155,7 @@ class _Run:
                 break
             done = await self._happen(event)
             (self.found.events if done else self.found.skipped)[event.kind] += 1
+            _tell(f"{time.monotonic() - began_s:6.1f} s: {event.kind}{'' if done else ' (cannot be done)'}")
         tasks = {*steady, *self._tasks}
         _, running = await asyncio.wait(tasks, timeout=_CALLERS_END_S + self._size.duration_s)
         for task in running:
