@@ -67,7 +67,7 @@ def _request(kind: str, number: int, max_tokens: int, dice: random.Random) -> Re
             {"role": "user", "content": f"Tell me of {told}."},
         ]
     elif kind == "parts":
-        prompt = text + " " + " ".join(dice.choices(_WORDS, k=PART_BYTES // 3))
+        prompt = text + " " + " ".join(dice.choices(_WORDS, k=PART_BYTES // 5))
     elif kind == "stop":
         options |= {"stop": ["friend", " happy."], "ignore_eos": True}
     elif kind == "penalised":

@@ -41,8 +41,10 @@ OPTIONS = {
     # Bits that do not depend on the batch, or texts could not be compared.
     "ENGINE__CPU_BLAS": "none",
     "ENGINE__HEARTBEAT_INTERVAL_MS": "100",
-    "ENGINE__STUCK_AFTER_MS": "1500",
-    "ENGINE__KILL_AFTER_MS": "3000",
+    # Short steps, so that a busy machine does not make a worker look as if it hung.
+    "ENGINE__PREFILL_STEP_TOKENS": "64",
+    "ENGINE__STUCK_AFTER_MS": "2000",
+    "ENGINE__KILL_AFTER_MS": "5000",
     "ENGINE__RESTART_BACKOFF_INITIAL_MS": "100",
     "ENGINE__RESTART_BACKOFF_MAX_MS": "1000",
     # Each of them is killed again and again, perhaps before it had a stream.
