@@ -45,6 +45,8 @@ OPTIONS = {
     "ENGINE__PREFILL_STEP_TOKENS": "64",
     "ENGINE__STUCK_AFTER_MS": "2000",
     "ENGINE__KILL_AFTER_MS": "5000",
+    # A worker may be stopped while it loads; the pool has to be whole before SETTLE_S all the same.
+    "ENGINE__START_TIMEOUT_MS": "40000",
     "ENGINE__RESTART_BACKOFF_INITIAL_MS": "100",
     "ENGINE__RESTART_BACKOFF_MAX_MS": "1000",
     # Each of them is killed again and again, perhaps before it had a stream.
