@@ -22,6 +22,7 @@ from benchmarks import (
     stalled_memory,
 )
 from benchmarks.measure import Comparison
+from benchmarks.peers_page import update_page
 from benchmarks.plots import draw_comparisons
 from benchmarks.report import Report, make_report, print_report, write_json
 from benchmarks.result import Result, print_result
@@ -118,6 +119,8 @@ def main() -> None:
             if directory is not None:
                 write_json(result, directory / f"{name}.json")
                 plot(result, directory / f"{name}.png")
+                if name in _BESIDE_PEERS and directory == _RESULTS:
+                    update_page(directory)
                 print(f"Written: {name}.json and {name}.png in {directory}")
             print_result(result)
 
