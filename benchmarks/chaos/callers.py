@@ -110,8 +110,9 @@ def _is_refusal(error: PenstockError, stream: Stream) -> bool:
 def _judged(
     request: Request, stream: Stream, expected: Output, way: Way, refusals: list[str], gap_s: float
 ) -> Ended:
-    problem = compare(stream, expected)
+    # Another reason is that of a cancelled stream, of which there is only a part.
     finished = stream.done and stream.finished.reason == expected.reason
+    problem = difference(Output(stream.text, stream.token_ids, expected.reason), expected, whole=finished)
     if not problem and not finished and not way.leave:
         problem = "it ended before its time"
     ending = VIOLATION if problem else COMPLETED if finished else CANCELLED if way.leave == "cancel" else LEFT
@@ -119,10 +120,9 @@ def _judged(
     return Ended(request.name, ending, problem, tuple(refusals), failovers, gap_s)
 
 
-def compare(stream: Stream, expected: Output) -> str:
-    """What differs from the unbroken output: of a stream that was cut, only as far as it came."""
-    ids, text = stream.token_ids, stream.text
-    whole = stream.done and stream.finished.reason == expected.reason
+def difference(got: Output, expected: Output, *, whole: bool) -> str:
+    """What differs from the unbroken output, "" for nothing; of one that is not whole, as far as it came."""
+    ids, text = got.token_ids, got.text
     if whole and ids == expected.token_ids and text == expected.text:
         return ""
     if not whole and ids == expected.token_ids[: len(ids)] and expected.text.startswith(text):
