@@ -5,7 +5,9 @@ import itertools
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+
+import grpc
 
 from benchmarks.jobs import Job, Sampling
 from benchmarks.measure import percentile
@@ -31,6 +33,7 @@ _BEGUN_MESSAGES = 10
 _ALONE_S = 1.0
 _AFTER_S = 0.3
 _START_LIMIT_S = 60.0
+_UNREACHABLE = (grpc.RpcError, OSError, TimeoutError)
 _seeds = itertools.count(1_000)
 
 
@@ -165,7 +168,7 @@ async def connections(system: System, tokenizer: str, number: int) -> dict[str, 
         try:
             async with connected(system) as wire:
                 stream = await read(wire, prompt, job)
-        except (OSError, TimeoutError) as error:
+        except _UNREACHABLE as error:
             return Stream(began_s, [], time.perf_counter(), ending=FAILED, cause=type(error).__name__)
         stream.began_s = began_s
         return stream
@@ -191,11 +194,10 @@ async def connections(system: System, tokenizer: str, number: int) -> dict[str, 
 async def still_serves(system: System, tokenizer: str, limit_s: float = 15.0) -> bool:
     """Whether a new client gets its answer."""
     job = Job(1, [], 4, tokenizer=tokenizer)
-    try:
+    with suppress(*_UNREACHABLE):
         async with asyncio.timeout(limit_s), connected(system) as wire:
             return (await read(wire, words(20, next(_seeds)), job)).ending == DONE
-    except (OSError, TimeoutError):
-        return False
+    return False
 
 
 async def answered(wire: Wire, tokenizer: str, tokens: int, count: int) -> list[Stream]:

@@ -7,6 +7,7 @@ the next step nothing is read and nothing is acked, as with a reader that is stu
 import asyncio
 import itertools
 import json
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import cache
 from typing import Any, Protocol
@@ -142,12 +143,13 @@ class SmgWire:
     _SERVICE = "mlx.grpc.engine.MlxEngine"
     # It takes token ids only; any of the vocabulary will do where a job has no tokenizer.
     _PROMPT_TOKENS = 30
+    # Of all connections: the server takes two streams of one id for one.
+    _ids = itertools.count(1)
 
     def __init__(self, channel: grpc.aio.Channel, request: Any, response: Any) -> None:
         self._channel = channel
         self._request = request
         self._response = response
-        self._ids = itertools.count(1)
         self._open: Any = channel.unary_stream(f"/{self._SERVICE}/Generate")
 
     @classmethod
@@ -156,6 +158,7 @@ class SmgWire:
         return cls(await _ready_channel(target), request, response)
 
     @classmethod
+    @cache
     def _messages(cls, target: str) -> tuple[Any, Any]:
         with grpc.insecure_channel(target) as channel:
             pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
@@ -168,8 +171,7 @@ class SmgWire:
     async def tokens(
         self, prompt: str, job: Job, counts: Counts, sampling: Sampling = GREEDY
     ) -> AsyncGenerator[None, None]:
-        number = next(self._ids)
-        request = self._request(request_id=f"{prompt[-20:]} {number}", stream=True)
+        request = self._request(request_id=f"{os.getpid()} {next(self._ids)}", stream=True)
         if job.tokenizer:
             request.tokenized.input_ids.extend(tokenizer(job.tokenizer).encode(prompt).ids)
         else:

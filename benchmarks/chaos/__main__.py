@@ -11,7 +11,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.chaos.callers import VIOLATION
-from benchmarks.chaos.run import Found, Size, run
+from benchmarks.chaos.run import LOG, Found, Size, run
 from benchmarks.report import write_json
 from benchmarks.result import Cell, Result, Row, make_result, print_result
 
@@ -79,8 +79,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             found = runner.run(run(size, Path(directory)))
-        if wrong := violations(found):
-            log = Path(directory, "server.log").read_text(encoding="utf-8", errors="replace")
+        wrong = violations(found)
+        if wrong:
+            log = Path(directory, LOG).read_text(encoding="utf-8", errors="replace")
             print("The end of the server's log:", log[-3000:], sep="\n", file=sys.stderr)
     result = as_result(found, size)
     print_result(result)

@@ -24,6 +24,7 @@ from penstock.errors import PenstockError
 from service.assembly import LISTENING
 
 WORKERS = 2
+LOG = "server.log"
 SETTLE_S = 60.0
 END_S = 60.0
 _CALLERS = 8
@@ -85,7 +86,7 @@ class Size:
 async def run(size: Size, directory: Path) -> Found:
     """directory: for the server's log and a further model."""
     environ = {f"PENSTOCK_{name}": value for name, value in OPTIONS.items()}
-    log = directory / "server.log"
+    log = directory / LOG
     with Child("service", "serve", environ=environ, log=log) as server:
         target = server.read_line().removeprefix(LISTENING)
         run = _Run(server, target, size, directory)
@@ -121,8 +122,9 @@ class _Run:
 
     async def whole(self) -> None:
         async with self._client:
-            if wrong := await self._settle(_START_S):
-                raise TimeoutError(f"the server is not ready after {_START_S:g} s: {', '.join(wrong)}")
+            self.found.problems += [f"at the start: {what}" for what in await self._settle(_START_S)]
+            if self.found.problems:
+                return
             _tell("the server is ready")
             self._expected = [await unbroken(self._client, request) for request in self._requests]
             _tell(f"{len(self._expected)} requests answered alone")
@@ -251,6 +253,8 @@ class _Run:
         wrong = ["no status"]
         while wrong and time.monotonic() < ends_s:
             await asyncio.sleep(0.25)
+            if not self._server.running:
+                return ["the server ended"]
             try:
                 wrong = unsettled(await self._client.status(timeout_s=5.0), WORKERS)
             except PenstockError as error:
