@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -71,7 +71,8 @@ _BESIDE_PEERS: dict[str, tuple[_RunRounds, Callable[[Result, Path], None]]] = {
 _ALL = tuple(name for name in (*_COMPARISONS, *_OTHERS) if name != "peers")
 
 
-def _arguments() -> argparse.Namespace:
+def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Of the command line unless given. SystemExit for what does not go together."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
     parser.add_argument("--quick", action="store_true", help="fewer cases and shorter runs")
     parser.add_argument(
@@ -85,7 +86,12 @@ def _arguments() -> argparse.Namespace:
         help="engine, messages: runs of each side (5, quick 3); peers-serving, peers-cases: rounds",
     )
     parser.add_argument("--embedded", action="store_true", help="peers-serving: the embedded model")
-    return parser.parse_args()
+    arguments = parser.parse_args(given)
+    if arguments.embedded and arguments.only != ["peers-serving"]:
+        parser.error("--embedded goes with --only peers-serving")
+    if arguments.repetitions is not None and arguments.repetitions < 1:
+        parser.error("--repetitions must be at least 1")
+    return arguments
 
 
 def _told(case: Comparison) -> Comparison:
@@ -96,14 +102,12 @@ def _told(case: Comparison) -> Comparison:
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = read_arguments()
     quick: bool = arguments.quick
     repetitions: int = arguments.repetitions or (3 if quick else 5)
     limit_s = _CASE_LIMIT_S["quick" if quick else "full"]
     # A quick run does not replace the results of a full one, unless it is told where to write.
     directory: Path | None = arguments.json or (None if quick else _RESULTS)
-    if arguments.embedded and arguments.only != ["peers-serving"]:
-        raise SystemExit("--embedded goes with --only peers-serving")
     for name in arguments.only or _ALL:
         if name in _COMPARISONS:
             compare, title, reference, subject = _COMPARISONS[name]

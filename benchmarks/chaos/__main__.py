@@ -5,6 +5,7 @@ import asyncio
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from benchmarks.result import Cell, Result, Row, make_result, print_result
 _EVENTS_PER_MINUTE = 40
 
 
-def _arguments() -> argparse.Namespace:
+def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Of the command line unless given. SystemExit for values that make no sense."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="how long events happen (5)")
     parser.add_argument("--seed", type=int, default=1, help="of events and requests (1)")
@@ -26,7 +28,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=24, help="different requests (24)")
     parser.add_argument("--max-tokens", type=int, default=120, help="output of a request at most (120)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the result")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.minutes <= 0 or arguments.requests < 1 or arguments.max_tokens < 8:
         parser.error("--minutes must be above 0, --requests at least 1, --max-tokens at least 8")
     return arguments
@@ -72,7 +74,7 @@ def violations(found: Found) -> list[str]:
 
 
 def main() -> int:
-    arguments = _arguments()
+    arguments = read_arguments()
     duration_s = arguments.minutes * 60
     events = arguments.events or round(arguments.minutes * _EVENTS_PER_MINUTE)
     size = Size(duration_s, events, arguments.requests, arguments.max_tokens, arguments.seed)

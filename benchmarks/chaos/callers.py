@@ -18,7 +18,7 @@ REFUSED = "refused"
 VIOLATION = "violation"
 
 _MOST_TRIES = 40
-_LIMIT_S = 120.0
+_LIMIT_S = 240.0
 _WINDOW = 4
 # What a server may answer before a stream is accepted, besides the refusals of admission.
 _NOT_YET = frozenset({"MODEL_LOADING", "WORKER_LOST", "NO_WORKER"})

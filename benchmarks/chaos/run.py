@@ -32,7 +32,7 @@ _CALLERS = 8
 _BURST = 16
 _BURST_TOKENS = 24
 _START_S = 120.0
-_CALLERS_END_S = 180.0
+_CALLERS_END_S = 300.0
 _FURTHER = "further"
 _WAYS = {plan.STALL: "stall", plan.CANCEL: "cancel", plan.DISCONNECT: "disconnect", plan.LEAVE: "disconnect"}
 OPTIONS = {
@@ -162,7 +162,7 @@ class _Run:
             (self.found.events if done else self.found.skipped)[event.kind] += 1
             _tell(f"{time.monotonic() - began_s:6.1f} s: {event.kind}{'' if done else ' (cannot be done)'}")
         tasks = {*steady, *self._tasks}
-        _, running = await asyncio.wait(tasks, timeout=_CALLERS_END_S + self._size.duration_s)
+        _, running = await asyncio.wait(tasks, timeout=_CALLERS_END_S)
         for task in running:
             task.cancel()
         if running:

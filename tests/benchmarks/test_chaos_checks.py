@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.chaos.__main__ import as_result, violations
+from benchmarks.chaos.__main__ import as_result, read_arguments, violations
 from benchmarks.chaos.callers import COMPLETED, VIOLATION, Ended, Way, difference, drawn_way
 from benchmarks.chaos.plan import WEIGHTS, make_plan
 from benchmarks.chaos.requests import KINDS, PART_BYTES, Output, make_requests
@@ -135,3 +135,14 @@ def test_the_result_counts_streams_and_violations() -> None:
     counts = {row["what"]: row["count"] for row in result.rows}
     assert counts["stream completed"] == counts["stream violation"] == 1
     assert counts["refused and asked again: QUEUE_FULL"] == 1
+
+
+@pytest.mark.parametrize("given", [("--minutes", "0"), ("--requests", "0"), ("--max-tokens", "7")])
+def test_arguments_out_of_range_are_refused(given: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit):
+        read_arguments(given)
+
+
+def test_arguments_have_defaults() -> None:
+    arguments = read_arguments([])
+    assert (arguments.minutes, arguments.seed, arguments.events) == (5.0, 1, None)

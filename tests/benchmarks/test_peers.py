@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import read_arguments
 from benchmarks.peers_cases import Figures, by_the_better, median_cell, tabulate
 from benchmarks.peers_load import DONE, FAILED, LEFT, REFUSED, Stream, mixed_samplings
 from benchmarks.peers_page import table, update_page
@@ -127,3 +128,23 @@ def test_the_page_gets_the_results_between_its_marks(tmp_path: Path) -> None:
 
 def test_a_table_has_a_dash_for_what_is_missing() -> None:
     assert table(["a", "b"], [{"a": "x|y"}]) == ["| a | b |", "| --- | --- |", "| x\\|y | - |"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--embedded",),
+        ("--embedded", "--only", "peers-cases"),
+        ("--embedded", "--only", "peers-serving", "stall"),
+        ("--repetitions", "0"),
+        ("--only", "nothing"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(given: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit):
+        read_arguments(given)
+
+
+def test_peers_serving_takes_rounds_and_the_embedded_model() -> None:
+    arguments = read_arguments(["--only", "peers-serving", "--embedded", "--repetitions", "2"])
+    assert (arguments.only, arguments.embedded, arguments.repetitions) == (["peers-serving"], True, 2)
