@@ -15,7 +15,8 @@ FAILED = "failed"
 DONE = "done"
 LEFT = "left"
 
-_REFUSING = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+# With details it is an answer; without, a connection that broke is UNAVAILABLE too.
+_DETAILS_KEY = "grpc-status-details-bin"
 _HTTP_REFUSING = ("429", "503")
 _LIMIT_S = 180.0
 
@@ -76,7 +77,7 @@ async def read(
         stream.ending = LEFT
         raise
     except (grpc.aio.AioRpcError, RuntimeError, OSError, TimeoutError, EOFError) as error:
-        stream.ending, stream.cause = _ending_of(error)
+        stream.ending, stream.cause = ending_of(error)
     finally:
         stream.ended_s = time.perf_counter()
         stream.tokens = counts.tokens or counts.chunks
@@ -98,9 +99,14 @@ async def read_all(
     return done
 
 
-def _ending_of(error: Exception) -> tuple[str, str]:
+def ending_of(error: Exception) -> tuple[str, str]:
     if isinstance(error, grpc.aio.AioRpcError):
-        return (REFUSED if error.code() in _REFUSING else FAILED), f"{error.code().name}: {error.details()}"
+        code = error.code()
+        answered = any(key == _DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+        refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED or (
+            code is grpc.StatusCode.UNAVAILABLE and answered
+        )
+        return (REFUSED if refused else FAILED), f"{code.name}: {error.details()}"
     refused = isinstance(error, RuntimeError) and any(code in str(error) for code in _HTTP_REFUSING)
     return (REFUSED if refused else FAILED), f"{type(error).__name__}: {error}"
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import grpc
 import pytest
 
 from benchmarks.__main__ import read_arguments
 from benchmarks.peers_cases import Figures, by_the_better, median_cell, tabulate
-from benchmarks.peers_load import DONE, FAILED, LEFT, REFUSED, Stream, mixed_samplings
+from benchmarks.peers_load import DONE, FAILED, LEFT, REFUSED, Stream, ending_of, mixed_samplings
 from benchmarks.peers_page import table, update_page
 from benchmarks.peers_serving import AS_SHIPPED, Case, Sample, make_sample, summarise
 from benchmarks.peers_steady import GAP, GROWTH, gaps_within
@@ -148,3 +149,24 @@ def test_arguments_that_do_not_go_together_are_refused(given: tuple[str, ...]) -
 def test_peers_serving_takes_rounds_and_the_embedded_model() -> None:
     arguments = read_arguments(["--only", "peers-serving", "--embedded", "--repetitions", "2"])
     assert (arguments.only, arguments.embedded, arguments.repetitions) == (["peers-serving"], True, 2)
+
+
+def rpc_error(code: grpc.StatusCode, *, details: bool) -> grpc.aio.AioRpcError:
+    metadata = grpc.aio.Metadata(*([("grpc-status-details-bin", b"x")] if details else []))
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata, details="no")
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED, details=False), REFUSED),
+        (rpc_error(grpc.StatusCode.UNAVAILABLE, details=True), REFUSED),
+        (rpc_error(grpc.StatusCode.UNAVAILABLE, details=False), FAILED),
+        (rpc_error(grpc.StatusCode.INTERNAL, details=True), FAILED),
+        (RuntimeError("mlx_lm.server answered b'HTTP/1.0 503 ...'"), REFUSED),
+        (RuntimeError("mlx_lm.server answered b'HTTP/1.0 404 ...'"), FAILED),
+        (ConnectionResetError(), FAILED),
+    ],
+)
+def test_a_refusal_is_not_a_failure(error: Exception, ending: str) -> None:
+    assert ending_of(error)[0] == ending
