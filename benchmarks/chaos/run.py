@@ -116,8 +116,8 @@ class _Run:
         self._expected: list[Output] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._pids: set[int] = set()
-        self._restarts: Counter[int] = Counter()
         self._loaded = ""
+        self._loading = asyncio.Lock()
 
     async def whole(self) -> None:
         async with self._client:
@@ -188,7 +188,7 @@ class _Run:
         elif event.kind == plan.LOAD:
             if not hasattr(self._client, "load_model"):
                 return False
-            self._start(self._load_or_unload())
+            self._start(self._one_at_a_time())
         else:
             way = drawn_way(event.kind, event.dice, _WAYS)
             if event.kind == plan.LEAVE:
@@ -222,6 +222,11 @@ class _Run:
         await asyncio.sleep(after_s)
         if is_child(pid, self._server.pid):
             send(pid, signal.SIGCONT)
+
+    async def _one_at_a_time(self) -> None:
+        """A model must not go while this run asks it."""
+        async with self._loading:
+            await self._load_or_unload()
 
     async def _load_or_unload(self) -> None:
         """The embedded model under another name: it must give the same texts."""
