@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
 import msgspec
 
 from benchmarks import peers_faults, peers_steady
@@ -91,6 +92,9 @@ def _measured(runner: asyncio.Runner, case: Case, system: System, model: str, nu
         return runner.run(_coroutine(case.measure(system, f"{model}/tokenizer.json", number)))
     except peers_steady.UnavailableCaseError as error:
         return {"": f"not available: {error}"}
+    except (grpc.RpcError, OSError, TimeoutError, RuntimeError) as error:
+        # A system that does not survive a case must not take the others' figures with it.
+        return {"": f"failed: {type(error).__name__}"}
 
 
 async def _coroutine(figures: Awaitable[Figures]) -> Figures:
