@@ -20,8 +20,8 @@ VIOLATION = "violation"
 _MOST_TRIES = 40
 _LIMIT_S = 240.0
 _WINDOW = 4
-# What a server may answer before a stream is accepted, besides the refusals of admission.
-_NOT_YET = frozenset({"MODEL_LOADING", "WORKER_LOST", "NO_WORKER"})
+# While no worker is ready a server may refuse to begin; it may not lose what it began.
+_NOT_YET = frozenset({"MODEL_LOADING"})
 
 
 @dataclass(frozen=True)
