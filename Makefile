@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve load simulate test check protos protos-check lint lint-protos types contracts bench fmt clean
+.PHONY: help setup demo serve load simulate test check protos protos-check lint lint-protos types contracts bench chaos fmt clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -74,8 +74,11 @@ load: setup ## Put load on the server on 127.0.0.1:50051 and show how it answers
 bench-stall: setup ## What stalled clients cost the others: the quick form, below a minute
 	@$(BIN)/python -m benchmarks --only stall --quick --json build/benchmarks
 
-bench-peers: setup $(PEERS)/mlx-lm/.built $(PEERS)/smg/.built ## The same beside mlx_lm.server and SMG's MLX servicer
-	@$(BIN)/python -m benchmarks --only peers
+bench-peers: setup $(PEERS)/mlx-lm/.built $(PEERS)/smg/.built ## Beside mlx_lm.server and SMG's MLX servicer (half an hour)
+	@$(BIN)/python -m benchmarks --only peers-serving peers-cases peers
+
+chaos: setup ## Kill, stop and stall at random for 5 minutes: nothing may be lost
+	@$(BIN)/python -m benchmarks.chaos --json build/benchmarks/chaos.json $(if $(SEED),--seed $(SEED))
 
 # A peer that cannot be installed here is left out of the benchmark.
 $(PEERS)/%/.built: benchmarks/peers/%.txt | setup

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,9 @@ from benchmarks import (
     buffers,
     coalescing,
     messages,
+    overhead,
+    peers_cases,
+    peers_serving,
     per_message,
     pooling,
     serving,
@@ -20,6 +23,7 @@ from benchmarks import (
     stalled_memory,
 )
 from benchmarks.measure import Comparison
+from benchmarks.peers_page import update_page
 from benchmarks.plots import draw_comparisons
 from benchmarks.report import Report, make_report, print_report, write_json
 from benchmarks.result import Result, print_result
@@ -38,6 +42,12 @@ class _Run(Protocol):
     def __call__(self, *, quick: bool) -> Result: ...
 
 
+class _RunRounds(Protocol):
+    """rounds: None for the benchmark's own number."""
+
+    def __call__(self, quick: bool, rounds: int | None, embedded: bool, /) -> Result: ...
+
+
 _COMPARISONS: dict[str, tuple[_Compare, str, str, str]] = {
     "engine": (serving.run, "serving", "engine alone", "server"),
     "messages": (messages.run, "messages", "bare handler", "full servicer"),
@@ -48,25 +58,42 @@ _OTHERS: dict[str, tuple[_Run, Callable[[Result, Path], None]]] = {
     "buffers": (buffers.run, buffers.plot),
     "pooling": (pooling.run, pooling.plot),
     "coalescing": (coalescing.run, coalescing.plot),
+    "overhead": (overhead.run, overhead.plot),
     "per-message": (per_message.run, per_message.plot),
     "admission": (admission.run, admission.plot),
     "callers": (admission_callers.run, admission_callers.plot),
     "single": (single.run, single.plot),
     "peers": (stall.run_peers, stall.plot),
 }
+_BESIDE_PEERS: dict[str, tuple[_RunRounds, Callable[[Result, Path], None]]] = {
+    "peers-serving": (peers_serving.run, peers_serving.plot),
+    "peers-cases": (peers_cases.run, peers_cases.plot),
+}
 # Peers need what `make bench-peers` builds.
 _ALL = tuple(name for name in (*_COMPARISONS, *_OTHERS) if name != "peers")
 
 
-def _arguments() -> argparse.Namespace:
+def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Of the command line unless given. SystemExit for what does not go together."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
     parser.add_argument("--quick", action="store_true", help="fewer cases and shorter runs")
-    parser.add_argument("--only", choices=(*_COMPARISONS, *_OTHERS), nargs="+", help="some of the benchmarks")
+    parser.add_argument(
+        "--only", choices=(*_COMPARISONS, *_OTHERS, *_BESIDE_PEERS), nargs="+", help="some of the benchmarks"
+    )
     parser.add_argument("--json", type=Path, metavar="DIRECTORY", help="where to write the results")
     parser.add_argument(
-        "--repetitions", type=int, metavar="N", help="engine, messages: runs of each side (5, quick 3)"
+        "--repetitions",
+        type=int,
+        metavar="N",
+        help="engine, messages: runs of each side (5, quick 3); peers-serving, peers-cases: rounds",
     )
-    return parser.parse_args()
+    parser.add_argument("--embedded", action="store_true", help="peers-serving: the embedded model")
+    arguments = parser.parse_args(given)
+    if arguments.embedded and arguments.only != ["peers-serving"]:
+        parser.error("--embedded goes with --only peers-serving")
+    if arguments.repetitions is not None and arguments.repetitions < 1:
+        parser.error("--repetitions must be at least 1")
+    return arguments
 
 
 def _told(case: Comparison) -> Comparison:
@@ -77,7 +104,7 @@ def _told(case: Comparison) -> Comparison:
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = read_arguments()
     quick: bool = arguments.quick
     repetitions: int = arguments.repetitions or (3 if quick else 5)
     limit_s = _CASE_LIMIT_S["quick" if quick else "full"]
@@ -89,11 +116,17 @@ def main() -> None:
             cases = compare(quick=quick, repetitions=repetitions, limit_s=limit_s)
             _show(make_report(title, reference, subject, [_told(case) for case in cases]), directory)
         else:
-            run, plot = _OTHERS[name]
-            result = run(quick=quick)
+            if name in _BESIDE_PEERS:
+                run_rounds, plot = _BESIDE_PEERS[name]
+                result = run_rounds(quick, arguments.repetitions, arguments.embedded)
+            else:
+                run, plot = _OTHERS[name]
+                result = run(quick=quick)
             if directory is not None:
                 write_json(result, directory / f"{name}.json")
                 plot(result, directory / f"{name}.png")
+                if name in _BESIDE_PEERS and directory == _RESULTS:
+                    update_page(directory)
                 print(f"Written: {name}.json and {name}.png in {directory}")
             print_result(result)
 

@@ -6,13 +6,31 @@ from collections.abc import Callable
 import msgspec
 
 
+class Sampling(msgspec.Struct, frozen=True):
+    """How a stream chooses its tokens, as the parameters of these names say in all systems.
+
+    logit_bias: by token id. seed: None for none.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
+
+
+GREEDY = Sampling()
+
+
 class Job(msgspec.Struct, frozen=True, tag_field="do", tag="run"):
     """One measured run: `streams` at a time until every prompt is answered.
 
     Stream n takes prompts n, n + streams, n + 2 * streams ... one after the other. max_tokens: output
     tokens for each prompt, end-of-text ignored. max_tokens_per_chunk, max_unacked_chunks: 0 for the
     server's. gaps: whether the times between messages are wanted. target: address of the server; empty
-    where there is none.
+    where there is none. tokenizer: file of the model's, for a system that takes token ids only; empty: it
+    gets any ids.
     """
 
     streams: int
@@ -22,6 +40,7 @@ class Job(msgspec.Struct, frozen=True, tag_field="do", tag="run"):
     max_unacked_chunks: int = 0
     gaps: bool = False
     target: str = ""
+    tokenizer: str = ""
 
 
 class Stall(msgspec.Struct, frozen=True, tag_field="do", tag="stall"):

@@ -26,8 +26,8 @@ def _load_blas() -> None:
 
 if __name__ == "__main__":
     _load_blas()
-    # Python's default of 5 makes connections that come at once wait for a second.
-    socketserver.TCPServer.request_queue_size = 128
+    # Python's default of 5 makes connections that come at once wait for seconds, or be reset.
+    socketserver.TCPServer.request_queue_size = 1024
     # Our folders must not shadow the peer's modules.
     sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path.cwd()]
     sys.argv = sys.argv[1:]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,6 +64,18 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    def end(self, limit_s: float) -> int | None:
+        """Ask it to end (SIGTERM) and wait: its exit status, negative for a signal; None when it runs on."""
+        self._process.terminate()
+        try:
+            return self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
     def read_line(self) -> str:
         """The next line that it prints. Raises RuntimeError when it has ended."""
         line = self._process.stdout.readline() if self._process.stdout is not None else ""
@@ -104,6 +116,33 @@ def rss_bytes(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE") + sum(rss_bytes(child) for child in children)
+
+
+def forget_peak_rss(pid: int) -> None:
+    """Begin anew with what `peak_rss_bytes` tells."""
+    for each in family(pid):
+        with suppress(OSError):
+            Path(f"/proc/{each}/clear_refs").write_text("5")
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """The most resident memory since it was forgotten of a process and of all below it, each at its own
+    moment; 0 where there is no /proc."""
+    peaks_kb = 0
+    for each in family(pid):
+        with suppress(OSError):
+            lines = Path(f"/proc/{each}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+            peaks_kb += sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return peaks_kb * 1024
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        children = _children(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [pid, *(each for child in children for each in family(child))]
 
 
 def wait_until_idle(pid: int, *, limit_s: float) -> bool:

@@ -1,7 +1,8 @@
 """Makes a Llama with random weights: 5.3 M parameters, float32.
 
-Usage: python -m benchmarks.random_model DIRECTORY. Peers were measured on such a model. Its tokenizer is
-that of the embedded model, filled up so that every id has a text.
+Usage: python -m benchmarks.random_model DIRECTORY [words]. Its tokenizer is that of the embedded model,
+filled up so that every id has a text. With `words` every id is a word of its own, so that the text of an
+answer has the tokens of the answer when it comes back in a prompt, and the context is 8,192 tokens.
 """
 
 import json
@@ -12,9 +13,9 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.llama import Model, ModelArgs
 
+from benchmarks.words import FIRST_WORD, VOCABULARY, word
 from engine.model_source import EMBEDDED, resolve
 
-_VOCABULARY = 4096
 _CONFIG = {
     "model_type": "llama",
     "hidden_size": 256,
@@ -23,29 +24,42 @@ _CONFIG = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "rms_norm_eps": 1e-05,
-    "vocab_size": _VOCABULARY,
+    "vocab_size": VOCABULARY,
     "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
     "eos_token_id": 1,
 }
 
 
-def make(directory: Path) -> None:
+_WORDS_CONTEXT_TOKENS = 8192
+
+
+def make(directory: Path, *, words: bool = False) -> None:
     """Write config, weights and tokenizer into a directory that exists."""
     mx.random.seed(0)
-    model = Model(ModelArgs.from_dict(_CONFIG))
+    config = _CONFIG | {"max_position_embeddings": _WORDS_CONTEXT_TOKENS} if words else _CONFIG
+    model = Model(ModelArgs.from_dict(config))
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
-    (directory / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     embedded = Path(resolve(EMBEDDED)[0])
-    (directory / "tokenizer_config.json").write_bytes((embedded / "tokenizer_config.json").read_bytes())
+    settings = json.loads((embedded / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["model_max_length"] = config["max_position_embeddings"]
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     tokenizer = json.loads((embedded / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = tokenizer["model"]["vocab"]
-    for token_id in range(len(vocabulary), _VOCABULARY):
+    if words:
+        tokenizer["model"] |= {"merges": [], "ignore_merges": True}
+        tokenizer["pre_tokenizer"]["add_prefix_space"] = True
+        special = [text for text, token_id in vocabulary.items() if token_id < FIRST_WORD]
+        texts = [*special, *(f"Ġ{word(token_id)}" for token_id in range(FIRST_WORD, VOCABULARY))]
+        vocabulary.clear()
+        vocabulary.update((text, token_id) for token_id, text in enumerate(texts))
+    for token_id in range(len(vocabulary), VOCABULARY):
         vocabulary[f"Ġfiller{token_id}"] = token_id
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), words="words" in sys.argv[2:])
     print("made", flush=True)

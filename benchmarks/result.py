@@ -15,6 +15,8 @@ Cell = str | int | float | None
 Row = dict[str, Cell]
 
 _WIDTH = 120
+_MOST_COLUMNS = 12
+_WIDE = 170
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -42,7 +44,7 @@ def print_result(result: Result) -> None:
         table.add_column(name, justify="right" if number_of_column else "left")
     for line in lines:
         table.add_row(*line)
-    console = Console(width=_WIDTH, highlight=False)
+    console = Console(width=_WIDTH if len(head) <= _MOST_COLUMNS else _WIDE, highlight=False)
     console.print(table)
     for name, value in result.ratios.items():
         console.print(f"{name}: [bold]{shown(value)}[/]")

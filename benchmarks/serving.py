@@ -23,9 +23,9 @@ _WORDS = ("little", "dragon", "garden", "deep", "blue", "sea", "old", "tree", "h
 _PROMPT_WORDS = 19
 
 
-def prompts(count: int) -> list[str]:
-    """Distinct texts of about 30 tokens, the same ones each time."""
-    draw = random.Random(0)
+def prompts(count: int, seed: int = 0) -> list[str]:
+    """Distinct texts of about 30 tokens, the same ones each time for the same seed."""
+    draw = random.Random(seed)
     return ["Once upon a time " + " ".join(draw.choices(_WORDS, k=_PROMPT_WORDS)) for _ in range(count)]
 
 

@@ -4,9 +4,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -33,24 +34,27 @@ class System(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def random_model() -> Iterator[str]:
-    """A directory with the 5.3 M model that serving and peers are measured on."""
+def random_model(*changes: str) -> Iterator[str]:
+    """A directory with the 5.3 M model of benchmarks.random_model. changes: its further arguments."""
     with tempfile.TemporaryDirectory() as directory:
-        with Child("benchmarks.random_model", directory) as maker:
+        with Child("benchmarks.random_model", directory, *changes) as maker:
             maker.read_line()
         yield directory
 
 
 @contextmanager
-def penstock(model: str) -> Iterator[System]:
-    """Our server as it is configured, but for more streams and for stalled ones that may stay."""
+def penstock(model: str, options: Mapping[str, str] = MappingProxyType({})) -> Iterator[System]:
+    """Our server as it is configured, but for more streams and for stalled ones that may stay.
+
+    options: others, such as {"ENGINE__WORKERS": "2"}.
+    """
     environ = {
         "PENSTOCK_SERVER__PORT": "0",
         "PENSTOCK_ENGINE__MODEL": model,
         "PENSTOCK_STREAM_REGISTRY__MAX_ACTIVE_STREAMS": "32",
         "PENSTOCK_STREAM_REGISTRY__BACKPRESSURE__ACK_TIMEOUT_MS": "600000",
         "PENSTOCK_LOGGING__LEVEL": "error",
-    }
+    } | {f"PENSTOCK_{name}": value for name, value in options.items()}
     with Child("service", "serve", environ=environ) as server:
         target = server.read_line().removeprefix(LISTENING)
         wait_until_serving(target)
@@ -70,12 +74,17 @@ def peer_python(wire: str) -> Path:
 
 
 @contextmanager
-def peer(wire: str, model: str) -> Iterator[System]:
-    """A peer in a process of its own, with the BLAS that ours has."""
-    name, arguments = _PEERS[wire]
+def peer(wire: str, model: str, rows: int = 0) -> Iterator[System]:
+    """A peer in a process of its own, with the BLAS that ours has.
+
+    rows: streams that it decodes together at most; 0 for its own default, which is 32 for both.
+    """
+    name, rows_option, arguments = _PEERS[wire]
     host, port = "127.0.0.1", _free_port()
     given = [argument.format(model=model, host=host, port=port) for argument in arguments]
-    log = PEERS / f"{wire}.log"
+    if rows:
+        given.append(f"{rows_option}={rows}")
+    log = PEERS / (f"{wire}-{rows}.log" if rows else f"{wire}.log")
     with Child("benchmarks.peer_server", *given, python=str(peer_python(wire)), log=log) as server:
         _wait_until_listening(host, port, log)
         target = f"{host}:{port}"
@@ -84,13 +93,15 @@ def peer(wire: str, model: str) -> Iterator[System]:
         yield System(name, wire, target, server, None)
 
 
-_PEERS: dict[str, tuple[str, tuple[str, ...]]] = {
+_PEERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "mlx-lm": (
         "mlx_lm.server",
+        "--decode-concurrency",
         ("mlx_lm.server", "--model={model}", "--host={host}", "--port={port}", "--log-level=ERROR"),
     ),
     "smg": (
-        "SMG MLX servicer",
+        "SMG servicer",
+        "--completion-batch-size",
         ("smg_grpc_servicer.mlx.server", "--model={model}", "--host={host}", "--port={port}"),
     ),
 }

@@ -7,24 +7,33 @@ the next step nothing is read and nothing is acked, as with a reader that is stu
 import asyncio
 import itertools
 import json
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import cache
 from typing import Any, Protocol
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tokenizers import Tokenizer
 
-from benchmarks.jobs import Job
+from benchmarks.jobs import GREEDY, Job, Sampling
 from penstock.v1 import generation_pb2 as pb
 
 _CONNECT_TIMEOUT_S = 30.0
+# Channels of equal targets would share one connection.
+_CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 
 
 class Counts:
-    """What streams have received. tokens: as their ends say, so without those of a stream cut short."""
+    """What streams have received. tokens: as their ends say, so without those of a stream cut short.
 
-    def __init__(self) -> None:
+    texts: pieces of the answer; None where nobody wants them, which spares parsing.
+    """
+
+    def __init__(self, *, texts: bool = False) -> None:
+        self.texts: list[str] | None = [] if texts else None
         self.tokens = 0
         self.chunks = 0
         self.received_bytes = 0
@@ -33,7 +42,9 @@ class Counts:
 class Wire(Protocol):
     """A connection to one system. Job: for its options; its prompts and target are not read."""
 
-    def tokens(self, prompt: str, job: Job, counts: Counts) -> AsyncGenerator[None, None]: ...
+    def tokens(
+        self, prompt: str, job: Job, counts: Counts, sampling: Sampling = GREEDY
+    ) -> AsyncGenerator[None, None]: ...
 
     async def close(self) -> None: ...
 
@@ -44,7 +55,8 @@ def _first_byte(message: pb.GenerateResponse) -> int:
 
 
 class PenstockWire:
-    """Parses no chunk: on a machine with few cores the client must cost less than what it measures."""
+    """Parses no chunk but for its text: on a machine with few cores the client must cost less than what it
+    measures."""
 
     _METHOD = "/penstock.v1.GenerationService/Generate"
     _CHUNK = _first_byte(pb.GenerateResponse(chunk=pb.Chunk(seq=1)))
@@ -64,19 +76,23 @@ class PenstockWire:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def tokens(self, prompt: str, job: Job, counts: Counts) -> AsyncGenerator[None, None]:
+    async def tokens(
+        self, prompt: str, job: Job, counts: Counts, sampling: Sampling = GREEDY
+    ) -> AsyncGenerator[None, None]:
         """Acks at half of the window."""
         call = self._open()
         finished = False
         chunks = acked = half_window = 0
         chunk_tag, accepted_tag, finished_tag = self._CHUNK, self._ACCEPTED, self._FINISHED
         try:
-            await call.write(pb.GenerateRequest(start=_start(prompt, job)))
+            await call.write(pb.GenerateRequest(start=_start(prompt, job, sampling)))
             async for data in call:
                 if data[0] == chunk_tag:
                     chunks += 1
                     counts.chunks += 1
                     counts.received_bytes += len(data)
+                    if counts.texts is not None:
+                        counts.texts.append(pb.GenerateResponse.FromString(data).chunk.text)
                     yield
                     if half_window and chunks - acked >= half_window:
                         acked = chunks
@@ -95,9 +111,16 @@ class PenstockWire:
             call.cancel()
 
 
-def _start(prompt: str, job: Job) -> pb.Start:
+def _start(prompt: str, job: Job, sampling: Sampling) -> pb.Start:
     start = pb.Start(prompt=prompt)
-    start.sampling.temperature = 0
+    start.sampling.temperature = sampling.temperature
+    if sampling.top_p < 1:
+        start.sampling.top_p = sampling.top_p
+    start.sampling.top_k = sampling.top_k
+    start.sampling.min_p = sampling.min_p
+    start.sampling.logit_bias.update(sampling.logit_bias)
+    if sampling.seed is not None:
+        start.sampling.seed = sampling.seed
     start.stopping.max_tokens = job.max_tokens
     start.stopping.ignore_eos = True
     start.flow.max_tokens_per_chunk = job.max_tokens_per_chunk
@@ -118,14 +141,15 @@ class SmgWire:
     """SMG's MLX servicer. Its messages are learned by reflection, so that its package is not needed here."""
 
     _SERVICE = "mlx.grpc.engine.MlxEngine"
-    # It takes token ids only; any of the vocabulary will do where only time counts.
+    # It takes token ids only; any of the vocabulary will do where a job has no tokenizer.
     _PROMPT_TOKENS = 30
+    # Of all connections: the server takes two streams of one id for one.
+    _ids = itertools.count(1)
 
     def __init__(self, channel: grpc.aio.Channel, request: Any, response: Any) -> None:
         self._channel = channel
         self._request = request
         self._response = response
-        self._ids = itertools.count(1)
         self._open: Any = channel.unary_stream(f"/{self._SERVICE}/Generate")
 
     @classmethod
@@ -134,6 +158,7 @@ class SmgWire:
         return cls(await _ready_channel(target), request, response)
 
     @classmethod
+    @cache
     def _messages(cls, target: str) -> tuple[Any, Any]:
         with grpc.insecure_channel(target) as channel:
             pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
@@ -143,14 +168,23 @@ class SmgWire:
     async def close(self) -> None:
         await self._channel.close()
 
-    async def tokens(self, prompt: str, job: Job, counts: Counts) -> AsyncGenerator[None, None]:
-        number = next(self._ids)
-        request = self._request(request_id=f"{prompt[-20:]} {number}", stream=True)
-        request.tokenized.input_ids.extend(
-            100 + (ord(letter) % 100) for letter in prompt[: self._PROMPT_TOKENS]
-        )
-        request.sampling_params.temperature = 0
-        request.sampling_params.top_p = 1
+    async def tokens(
+        self, prompt: str, job: Job, counts: Counts, sampling: Sampling = GREEDY
+    ) -> AsyncGenerator[None, None]:
+        request = self._request(request_id=f"{os.getpid()} {next(self._ids)}", stream=True)
+        if job.tokenizer:
+            request.tokenized.input_ids.extend(tokenizer(job.tokenizer).encode(prompt).ids)
+        else:
+            request.tokenized.input_ids.extend(
+                100 + (ord(letter) % 100) for letter in prompt[: self._PROMPT_TOKENS]
+            )
+        request.sampling_params.temperature = sampling.temperature
+        request.sampling_params.top_p = sampling.top_p
+        request.sampling_params.top_k = sampling.top_k
+        request.sampling_params.min_p = sampling.min_p
+        request.sampling_params.logit_bias.update(sampling.logit_bias)
+        if sampling.seed is not None:
+            request.sampling_params.seed = sampling.seed
         request.sampling_params.max_tokens = job.max_tokens
         request.sampling_params.ignore_eos = True
         call = self._open(request.SerializeToString())
@@ -160,6 +194,9 @@ class SmgWire:
                 if response.HasField("chunk"):
                     counts.chunks += 1
                     counts.received_bytes += len(data)
+                    if counts.texts is not None:
+                        ids = list(response.chunk.token_ids)
+                        counts.texts.append(tokenizer(job.tokenizer).decode(ids) + " ")
                     yield
                 else:
                     counts.tokens += response.complete.completion_tokens
@@ -185,11 +222,18 @@ class MlxLmWire:
     async def close(self) -> None:
         pass
 
-    async def tokens(self, prompt: str, job: Job, counts: Counts) -> AsyncGenerator[None, None]:
+    async def tokens(
+        self, prompt: str, job: Job, counts: Counts, sampling: Sampling = GREEDY
+    ) -> AsyncGenerator[None, None]:
         body = {
             "prompt": prompt,
             "max_tokens": job.max_tokens,
-            "temperature": 0,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "logit_bias": sampling.logit_bias or None,
+            "seed": sampling.seed,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -209,13 +253,21 @@ class MlxLmWire:
                 else:
                     counts.chunks += 1
                     counts.received_bytes += len(line)
+                    if counts.texts is not None:
+                        counts.texts.append(json.loads(line[6:])["choices"][0]["text"])
                     yield
         finally:
             writer.transport.abort()
 
 
+@cache
+def tokenizer(path: str) -> Any:
+    """The tokenizer of a file such as MODEL/tokenizer.json."""
+    return Tokenizer.from_file(path)
+
+
 async def _ready_channel(target: str) -> grpc.aio.Channel:
-    channel = grpc.aio.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)])
+    channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
     await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT_S)
     return channel
 
