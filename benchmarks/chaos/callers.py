@@ -21,7 +21,7 @@ _MOST_TRIES = 40
 _LIMIT_S = 240.0
 _WINDOW = 4
 # While no worker is ready a server may refuse to begin; it may not lose what it began.
-_NOT_YET = frozenset({"MODEL_LOADING"})
+_NOT_YET = frozenset({"MODEL_LOADING", "WORKER_STUCK"})
 
 
 @dataclass(frozen=True)
