@@ -44,12 +44,15 @@ class BatchSampler:
         self._has_min_p = any(row.min_p > 0 for row in options)
         with np.errstate(divide="ignore"):
             self._log_min_p = self._column(np.log([row.min_p for row in options]))
-        sorted_rows = [index for index, row in enumerate(options) if _is_sorted(row)]
-        self._sorted = xp.array(sorted_rows) if sorted_rows else None
-        self._limits = _SortedLimits([options[index] for index in sorted_rows], xp)
-        self._xtc_rows = np.array(sorted_rows)
-        self._xtc_chance = np.array([options[index].xtc_probability for index in sorted_rows])
-        self._min_p_sorted = self._log_min_p[self._sorted] if sorted_rows else None
+        self._xtc_chance = np.array([row.xtc_probability for row in options])
+        # Which filters a row goes through depends on nothing but its own options.
+        short = [index for index, row in enumerate(options) if row.top_k > 0 and not row.xtc_probability]
+        rest = [index for index, row in enumerate(options) if index not in short and _is_sorted(row)]
+        self._filters: list[tuple[Array, _TopKLimits | _SortedLimits]] = []
+        if short:
+            self._filters.append((np.array(short), _TopKLimits([options[index] for index in short], xp)))
+        if rest:
+            self._filters.append((np.array(rest), _SortedLimits([options[index] for index in rest], xp)))
 
     def _column(self, values: Any) -> Array:
         return self._xp.array(np.asarray(values, dtype=np.float32))[:, None]
@@ -74,20 +77,18 @@ class BatchSampler:
         allowed = None
         if self._has_min_p:
             allowed = logits >= peak + self._log_min_p
-        if self._sorted is not None:
-            chosen = hashes(self._seeds[self._xtc_rows], positions[self._xtc_rows], XTC)
-            xtc = xp.array(uniforms(chosen)[0] < self._xtc_chance)[:, None]
-            every = len(self._xtc_rows) == len(positions)
-            some = logits if every else logits[self._sorted]
-            lowest = peak if every else peak[self._sorted]
-            inside, top = self._limits.apply(some, lowest, lowest + self._min_p_sorted, xtc)
-            if every:
-                allowed, peak = inside, top
-            else:
-                if allowed is None:
-                    allowed = xp.ones(logits.shape, dtype=xp.bool_)
-                allowed[self._sorted] = inside
-                peak[self._sorted] = top
+        for rows, limits in self._filters:
+            xtc = uniforms(hashes(self._seeds[rows], positions[rows], XTC))[0] < self._xtc_chance[rows]
+            if len(rows) == len(positions):
+                allowed, peak = limits.apply(logits, peak, peak + self._log_min_p, xtc)
+                continue
+            if allowed is None:
+                allowed = xp.ones(logits.shape, dtype=xp.bool_)
+            index = xp.array(rows)
+            some = peak[index]
+            allowed[index], peak[index] = limits.apply(
+                logits[index], some, some + self._log_min_p[index], xtc
+            )
         exponents = (logits - peak) * self._inverse_temperature
         if allowed is not None:
             exponents = xp.where(allowed, exponents, -np.inf)
@@ -100,8 +101,33 @@ def _is_sorted(row: Sampling) -> bool:
     return 0 < row.top_p < 1 or row.top_k > 0 or row.xtc_probability > 0
 
 
+class _TopKLimits:
+    """The filters of rows with top_k and without XTC, for which only the best need be in order."""
+
+    def __init__(self, rows: Sequence[Sampling], xp: Any) -> None:
+        self._xp = xp
+        self._most = max(row.top_k for row in rows)
+        self._top_k = xp.array(np.array([[row.top_k] for row in rows], dtype=np.int32))
+        # Of the mass, the share from which on top_p drops; above 1 it drops nothing.
+        self._top_p = _column(xp, [row.top_p if 0 < row.top_p < 1 else 2.0 for row in rows])
+        self._any_top_p = any(0 < row.top_p < 1 for row in rows)
+
+    def apply(self, logits: Array, peak: Array, low: Array, xtc: Array) -> tuple[Array, Array]:
+        """As _SortedLimits.apply."""
+        xp = self._xp
+        start = max(0, logits.shape[-1] - self._most)
+        best = xp.sort(xp.partition(logits, start, axis=-1)[:, start:], axis=-1)[:, ::-1]
+        if self._any_top_p:
+            bound = self._top_p * xp.sum(xp.exp(logits - peak), axis=-1, keepdims=True)
+            # Summed from the top, so that the sums do not depend on how far they go.
+            kept = xp.sum(xp.cumsum(xp.exp(best - peak), axis=-1) < bound, axis=-1, keepdims=True)
+            low = xp.maximum(low, xp.take_along_axis(best, xp.minimum(kept, best.shape[-1] - 1), -1))
+        low = xp.maximum(low, xp.take_along_axis(best, xp.minimum(self._top_k, best.shape[-1]) - 1, -1))
+        return _at_most(xp, logits, logits >= low, low, self._top_k), peak
+
+
 class _SortedLimits:
-    """Filters that need the logits in order."""
+    """The filters of rows whose logits are needed in order."""
 
     def __init__(self, rows: Sequence[Sampling], xp: Any) -> None:
         self._xp = xp
@@ -116,7 +142,7 @@ class _SortedLimits:
     def apply(self, logits: Array, peak: Array, low: Array, xtc: Array) -> tuple[Array, Array]:
         """Which tokens may be drawn [rows, vocabulary], and the highest of their logits [rows, 1].
 
-        peak: the highest logit. low: the lowest that min_p allows. xtc: whether XTC is used this time.
+        peak: the highest logit. low: the lowest that min_p allows. xtc: whether to use XTC, by row.
         """
         xp = self._xp
         ordered = xp.sort(logits, axis=-1)
@@ -131,7 +157,7 @@ class _SortedLimits:
             kept = xp.where(ordered >= low, mass, 0)
             least = xp.sum(kept <= self._threshold * xp.sum(kept, -1, keepdims=True), -1, keepdims=True)
             least_logit = xp.take_along_axis(ordered, xp.minimum(least, size - 1), -1)
-            high = xp.where(xtc & (least < size), least_logit, peak)
+            high = xp.where(xp.array(xtc)[:, None] & (least < size), least_logit, peak)
         if not self._any_top_k:
             return (logits >= low) & (logits <= high), high
         return self._keep_top_k(logits, ordered, low, high), high
@@ -143,15 +169,19 @@ class _SortedLimits:
         beyond = xp.sum(ordered > high, -1, keepdims=True)
         last = xp.maximum(size - beyond - top_k, 0)
         low = xp.maximum(low, xp.take_along_axis(ordered, last, -1))
-        allowed = (logits >= low) & (logits <= high)
-        excess = xp.sum((ordered >= low) & (ordered <= high), -1, keepdims=True) - top_k
-        # On a device it is cheaper to go on than to ask.
-        if xp is np and not (excess > 0).any():
-            return allowed
-        ties = logits == low
-        ranks = xp.cumsum(ties.astype(xp.int32), axis=-1)
-        spare = ranks > ranks[:, -1:] - xp.maximum(excess, 0)
-        return allowed & ~(ties & spare)
+        return _at_most(xp, logits, (logits >= low) & (logits <= high), low, top_k)
+
+
+def _at_most(xp: Any, logits: Array, allowed: Array, low: Array, count: Array) -> Array:
+    """So many of those that are allowed: of ties at low, the first ones."""
+    excess = xp.sum(allowed, axis=-1, keepdims=True) - count
+    # On a device it is cheaper to go on than to ask.
+    if xp is np and not (excess > 0).any():
+        return allowed
+    ties = logits == low
+    ranks = xp.cumsum(ties.astype(xp.int32), axis=-1)
+    spare = ranks > ranks[:, -1:] - xp.maximum(excess, 0)
+    return allowed & ~(ties & spare)
 
 
 def _column(xp: Any, values: Sequence[float]) -> Array:

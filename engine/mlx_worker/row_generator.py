@@ -68,6 +68,3 @@ class RowGenerator:
             mx.synchronize()
             mx.set_wired_limit(self._old_wired_limit)
             self._old_wired_limit = None
-
-    def __del__(self) -> None:
-        self.close()
