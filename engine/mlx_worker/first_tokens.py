@@ -16,10 +16,13 @@ class FirstTokens:
     guessed: tokens that were sent before they were computed. wrong: those that the model did not confirm.
     """
 
-    def __init__(self, *, enabled: bool, max_mismatch_rate: float) -> None:
+    def __init__(
+        self, *, enabled: bool, max_mismatch_rate: float, max_remembered: int = _MAX_REMEMBERED
+    ) -> None:
         """max_mismatch_rate: share of the checked guesses; above it there are none any more."""
         self._enabled = enabled
         self._max_mismatch_rate = max_mismatch_rate
+        self._max_remembered = max_remembered
         self._tokens: dict[bytes, int] = {}
         """The least recently used first."""
         self._checked = 0
@@ -70,7 +73,7 @@ class FirstTokens:
             return
         self._tokens.pop(key, None)
         self._tokens[key] = token_id
-        if len(self._tokens) > _MAX_REMEMBERED:
+        if len(self._tokens) > self._max_remembered:
             del self._tokens[next(iter(self._tokens))]
 
     def check(self, key: bytes, guess: int, token_id: int) -> bool:

@@ -179,6 +179,7 @@ class StepLoop:
         guess = self._first_tokens.recall(row.first_key) if row.first_key is not None else None
         if guess is not None:
             self._messages.append(Token(row.stream, guess, row.guess_token(guess), None))
+            self._flush()  # The step that comes may take long.
 
     def _supersede(self, shorter: Row, row: Row) -> None:
         was_in_batch = shorter.uid is not None
