@@ -82,10 +82,6 @@ class Row:
         return self.prepared.prompt_ids + self.generated
 
     @property
-    def remaining_tokens(self) -> int:
-        return self.prepared.max_tokens - len(self.generated)
-
-    @property
     def uncovered_tokens(self) -> int:
         """Tokens whose KV is neither parked nor in the batch."""
         return len(self.tokens) - (len(self.parked.tokens) if self.parked is not None else 0)
@@ -104,8 +100,12 @@ class Row:
 
     def add_token(self, token_id: int, now_s: float) -> str:
         """Take an output token and return the text that is certain now."""
-        self.count_token(token_id, now_s)
-        return self._text_of(token_id)
+        self.generated.append(token_id)
+        if self.first_token_s is None:
+            self.first_token_s = now_s
+        self.last_token_s = now_s
+        text = self.decoder.push(token_id)
+        return self._certain(text) if self.stops.active else text
 
     def count_token(self, token_id: int, now_s: float) -> None:
         """Take an output token whose text is out already."""
@@ -118,16 +118,13 @@ class Row:
         """Take the first token before the model has given it, and return its text."""
         self.guess = token_id
         self.generated.append(token_id)
-        text = self._text_of(token_id)
+        text = self._certain(self.decoder.push(token_id))
         # It is to be computed yet.
         self.generated.clear()
         return text
 
-    def _text_of(self, token_id: int) -> str:
-        """The text that is certain with the last of the tokens."""
-        text = self.decoder.push(token_id)
-        if not self.stops.active:
-            return text
+    def _certain(self, text: str) -> str:
+        """The text that no stop string can begin in, now that the last of the tokens gave this much."""
         may_stop = len(self.generated) >= self.prepared.request.stopping.min_tokens
         return self.stops.push(text, may_stop=may_stop)
 

@@ -83,7 +83,7 @@ class StepLoop:
             self._fill_batch()
             model_s = self._step() if len(self._batch) else None
             self._flush()
-            self._let_go()
+            copies_s = self._let_go()
             now_s = self._clock()
             for row in self._parking.expired(now_s):
                 self._evict(row)
@@ -94,29 +94,39 @@ class StepLoop:
                 self._messages.append(Heartbeat(self._counters()))
                 self._flush()
             if model_s is not None:
-                self._times.turn(self._clock() - self._woken_s, model_s)
+                self._times.turn(self._clock() - self._woken_s, model_s + copies_s)
 
     def _flush(self) -> None:
         if self._messages:
             messages, self._messages = self._messages, []
             self._send(messages)
 
-    def _let_go(self) -> None:
-        """Take the rows that have finished out of the batch. Their ends are told: copies would delay them."""
+    def _let_go(self) -> float:
+        """Take the rows that have finished out of the batch, now that their ends are told: copies take time.
+
+        Returns the seconds of it, which are MLX's.
+        """
+        if not self._ended:
+            return 0.0
+        began_s = self._clock()
         for row in self._ended:
             self._prefixes.keep_end(row, self._batch)
             self._batch.remove(row)
         self._ended.clear()
+        return self._clock() - began_s
 
     def _take_orders(self) -> bool:
         """Carry out every order that waits; wait for one when there is nothing else to do. False on Stop."""
         idle = not len(self._batch) and not self._waiting
         self._woken_s = self._clock()
         try:
-            order, at_step = self._orders.get(timeout=self._heartbeat_interval_s if idle else 0)
             if idle:
+                order, at_step = self._orders.get(timeout=self._heartbeat_interval_s)
                 self._woken_s = self._clock()
-            more_until_s = self._woken_s + self._idle_sleep_s if idle else 0.0
+                more_until_s = self._woken_s + self._idle_sleep_s
+            else:
+                order, at_step = self._orders.get_nowait()
+                more_until_s = 0.0
             while not isinstance(order, Stop):
                 self._carry_out(order, at_step)
                 order, at_step = self._next_order(more_until_s)
@@ -307,7 +317,7 @@ class StepLoop:
         self._messages.append(Token(row.stream, token_id, text, token.logprobs))
         if row.stops.stopped_by:
             self._finish(row, FinishReason.STOP, None, now_s)
-        elif not row.remaining_tokens:
+        elif len(row.generated) >= row.prepared.max_tokens:
             self._finish(row, FinishReason.LENGTH, None, now_s)
         else:
             if row.first_key is not None:
