@@ -82,9 +82,14 @@ class Row:
         return self.prepared.prompt_ids + self.generated
 
     @property
+    def covered_tokens(self) -> int:
+        """Tokens whose KV is parked."""
+        return len(self.parked.tokens) if self.parked is not None else 0
+
+    @property
     def uncovered_tokens(self) -> int:
         """Tokens whose KV is neither parked nor in the batch."""
-        return len(self.tokens) - (len(self.parked.tokens) if self.parked is not None else 0)
+        return len(self.tokens) - self.covered_tokens
 
     def go_on_from(self, shorter: "Row") -> None:
         """Take over what was made of the beginning of the prompt."""

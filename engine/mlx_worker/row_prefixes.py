@@ -55,15 +55,13 @@ class RowPrefixes:
             return False
         row.prefix_version = self._cache.version
         began_s = self._clock()
-        held = len(row.parked.tokens) if row.parked is not None else 0
-        least = max(held, _LEAST_FOUND_TOKENS - 1)
+        least = max(row.covered_tokens, _LEAST_FOUND_TOKENS - 1)
         found = self._cache.find(row.prepared.request.cache_salt, row.tokens, least=least)
         if not row.counted:
             row.cache_lookup_s += self._clock() - began_s
         if found is None:
             return False
         row.parked = found
-        row.prefill_done = max(row.prefill_done, len(found.tokens))
         if not row.counted:
             row.cached_tokens = min(len(found.tokens), len(row.prepared.prompt_ids))
         return True

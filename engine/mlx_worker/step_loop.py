@@ -242,23 +242,37 @@ class StepLoop:
             moved = True
             if row.paused:
                 continue  # Resume puts it back.
-            try:
-                self._look_up(row)
-                self._batch.insert(row)
-            except Exception as error:  # Nothing was inserted, so the other rows are not concerned.
-                self._fail(row, error)
+            self._look_up(row)
+            if row.covered_tokens > row.prefill_done:
+                self._tell(row, 0, row.covered_tokens)
+            if self._has_work(row):
+                self._insert(row)
             else:
-                self._parking.leave(row)
-                row.slice_done, row.decoded = 0, False
-                self._prefixes.inserted(row)
+                self._keep_parked(row)  # All that is known of an open prompt was found.
         if moved or self._waiting:
             self._tell_positions()
 
+    def _insert(self, row: Row) -> None:
+        try:
+            self._batch.insert(row)
+        except Exception as error:  # Nothing was inserted, so the other rows are not concerned.
+            self._fail(row, error)
+            return
+        self._parking.leave(row)
+        row.slice_done, row.decoded = 0, False
+        self._prefixes.inserted(row)
+
     def _tell_positions(self) -> None:
         for position, row in enumerate(self._waiting, start=1):
-            if row.queue_position != position and row.first_token_s is None and row.guess is None:
+            if row.queue_position != position:
                 row.queue_position = position
-                self._messages.append(Prefill(row.stream, position, row.prefill_done, len(row.tokens)))
+                self._tell(row, position, max(row.prefill_done, row.covered_tokens))
+
+    def _tell(self, row: Row, position: int, done: int) -> None:
+        """Tell how far a row is, before its first token."""
+        if row.first_token_s is None and row.guess is None:
+            row.prefill_done = done
+            self._messages.append(Prefill(row.stream, position, done, len(row.tokens)))
 
     def _step(self) -> float:
         """One step of the batch. Returns the seconds of it that were spent in MLX."""
@@ -286,23 +300,15 @@ class StepLoop:
             row.prefill_began_s = began_s
         computed = progress.done - row.slice_done
         row.slice_done = progress.done
-        self._tell_progress(row, progress)
+        done = progress.done + len(row.tokens) - progress.total  # Some were in a parked cache.
+        if done > row.prefill_done:
+            self._tell(row, 0, done)
         if progress.at_last:
             if row.whole:
                 self._prefixes.keep_prompt(row, self._batch)
             else:
                 self._park(row)  # Until more of its prompt comes.
         return computed
-
-    def _tell_progress(self, row: Row, progress: PromptProgress) -> None:
-        """Tell how far a prompt is, unless nothing new is to tell."""
-        if row.first_token_s is not None or row.guess is not None:
-            return
-        total = len(row.tokens)
-        done = progress.done + total - progress.total  # Some were in a parked cache.
-        if done > row.prefill_done:
-            row.prefill_done = done
-            self._messages.append(Prefill(row.stream, 0, done, total))
 
     def _take_token(self, row: Row, token: StepToken, now_s: float) -> None:
         row.decoded = True

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.events import Event, Finished, Token
+from engine.events import Event, Finished, Prefill, Token
 from engine.mlx_worker.model import LoadedModel
 from engine.mlx_worker.row_generator import RowGenerator
 from engine.requests import ChatInput, GenerationRequest, PartsInput, TextInput
@@ -73,7 +73,7 @@ def test_the_same_prompt_again_computes_its_last_token_only(drive: Drive) -> Non
     assert (counters.prompt_tokens, counters.cached_prompt_tokens) == (4 * prompt, 3 * (prompt - 1))
     assert counters.prefix_cache_bytes > 0
     for sink in sinks[1:]:
-        assert [event.done for event in sink.prefills if event.done < prompt - 1] == []
+        assert sink.prefills[0].done == prompt - 1
         assert {event.total for event in sink.prefills} <= {prompt}
 
 
@@ -160,8 +160,26 @@ def test_prompts_in_pieces_look_too(drive: Drive) -> None:
     driver.add_part(2, SYSTEM[150:], last=True)
     driver.go()
     assert_same([sink], [whole])
+    assert sink.prefills[-1].done >= whole.finished.prompt_tokens - 1
     assert sink.finished.cached_tokens == whole.finished.prompt_tokens - 1
     assert driver.counters[-1].prefix_hits == 1
+
+
+def test_the_known_part_of_a_prompt_is_told_when_it_is_found(drive: Drive) -> None:
+    """More of the prompt comes only after that."""
+
+    def last(driver: LoopDriver, event: Event) -> None:
+        if isinstance(event, Prefill) and event.stream == 2 and event.done and 2 not in driver.completed:
+            driver.completed.add(2)
+            driver.add_part(2, SYSTEM[150:], last=True)
+
+    driver = drive(react=last)
+    (whole,) = driver.run([generation(TextInput(SYSTEM), max_tokens=8)])
+    sink = driver.submit(generation(PartsInput(), max_tokens=8))
+    driver.add_part(2, SYSTEM[:150])
+    driver.go()
+    assert_same([sink], [whole])
+    assert driver.counters[-1].parked_kv_bytes == 0
 
 
 def test_a_row_that_lost_its_parked_cache_gets_its_prompt_back(drive: Drive) -> None:
