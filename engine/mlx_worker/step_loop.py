@@ -88,7 +88,7 @@ class StepLoop:
             for row in self._parking.expired(now_s):
                 self._evict(row)
             if self._prefixes.bounded:
-                self._prefixes.give_way(self._row_bytes())
+                self._prefixes.give_way(self._batch.kv_bytes + self._parking.snapshot().bytes)
             if now_s - self._last_heartbeat_s >= self._heartbeat_interval_s:
                 self._last_heartbeat_s = now_s
                 self._messages.append(Heartbeat(self._counters()))
@@ -369,9 +369,6 @@ class StepLoop:
                 self._fail(row, error)
         else:
             self._waiting.extendleft(reversed(well))
-
-    def _row_bytes(self) -> int:
-        return self._batch.kv_bytes + self._parking.snapshot().bytes
 
     def _counters(self) -> EngineCounters:
         parking = self._parking.snapshot()
