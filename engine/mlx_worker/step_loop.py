@@ -86,7 +86,7 @@ class StepLoop:
             copies_s = self._let_go()
             now_s = self._clock()
             for row in self._parking.expired(now_s):
-                self._evict(row)
+                row.parked = None
             if self._prefixes.bounded:
                 self._prefixes.give_way(self._batch.kv_bytes + self._parking.snapshot().bytes)
             if now_s - self._last_heartbeat_s >= self._heartbeat_interval_s:
@@ -219,12 +219,7 @@ class StepLoop:
     def _keep_parked(self, row: Row) -> None:
         if row.parked is not None:
             for evicted in self._parking.park(row, row.parked.nbytes, self._clock()):
-                self._evict(evicted)
-
-    @staticmethod
-    def _evict(row: Row) -> None:
-        row.parked = None
-        row.prefix_version = -1  # A search may find something now.
+                evicted.parked = None
 
     def _drop(self, row: Row) -> None:
         """Forget a row, wherever it is."""

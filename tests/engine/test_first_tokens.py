@@ -100,6 +100,21 @@ def test_the_second_time_it_comes_before_the_prompt_is_computed(drive: Drive, re
     assert second.finished.prefill_s > 0
 
 
+def test_it_is_sent_before_the_next_step(drive: Drive) -> None:
+    sent: list[int] = []
+
+    class Looking(RowGenerator):
+        def next(self, prefill_tokens: int) -> Step:
+            if 2 in driver.sinks:
+                sent.append(len(driver.sinks[2].ids))
+            return super().next(prefill_tokens)
+
+    driver = drive(Looking)
+    for _ in range(2):
+        driver.run([request()])
+    assert sent[0] == 1
+
+
 def test_it_is_off_without_the_option(drive: Drive, reference: Sink) -> None:
     driver = drive(speculate=False)
     for _ in range(2):

@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 
 from engine.events import Event, Finished, Prefill, Token
+from engine.mlx_worker.intake import Intake
 from engine.mlx_worker.model import LoadedModel
+from engine.mlx_worker.prefix_cache import PrefixCache
+from engine.mlx_worker.row import Parked, Row
 from engine.mlx_worker.row_generator import RowGenerator
+from engine.mlx_worker.row_prefixes import RowPrefixes
 from engine.requests import ChatInput, GenerationRequest, PartsInput, TextInput
-from engine.wire import Pause, Resume
+from engine.wire import Pause, Resume, Submit
 from tests.engine.failing_generators import POISON_TOKEN_ID, Faults, FaultyGenerator, PoisonedGenerator
 from tests.engine.loop_driver import LoopDriver, nothing
 from tests.engine.requests import Sink, generation
@@ -244,6 +248,53 @@ def test_a_row_that_fails_leaves_nothing(drive: Drive, loaded: LoadedModel) -> N
     driver.go()
     assert sink.failed
     assert driver.counters[-1].prefix_cache_bytes == 0
+
+
+class LayerOf:
+    """A layer's cache that a model with linear attention, say, would have."""
+
+    def __init__(self, tokens: int, *, trimmable: bool) -> None:
+        self.nbytes = tokens
+        self._trimmable = trimmable
+
+    def is_trimmable(self) -> bool:
+        return self._trimmable
+
+    def trim(self, tokens: int) -> int:
+        self.nbytes -= tokens
+        return tokens
+
+
+class BatchOf:
+    """Gives copies of one row, whose prompt is computed but for its last token."""
+
+    def __init__(self, *, trimmable: bool) -> None:
+        self._trimmable = trimmable
+
+    def copy_kv(self, row: Row) -> Parked:
+        tokens = row.tokens if row.generated else row.tokens[:-1]
+        return Parked([LayerOf(len(tokens), trimmable=self._trimmable)], tokens)
+
+
+@pytest.mark.parametrize("trimmable", [False, True])
+def test_what_cannot_be_trimmed_is_kept_at_the_end_of_the_prompt_only(
+    loaded: LoadedModel, trimmable: bool
+) -> None:
+    rows: list[Any] = []
+    intake = Intake(loaded, rows.append, lambda messages: None, default_max_tokens=10)
+    for stream in (1, 2):
+        intake.submit(Submit(stream, generation(TextInput(SYSTEM))))
+    batch: Any = BatchOf(trimmable=trimmable)
+    row, again = rows
+    row.uid = 1
+    cache = PrefixCache(LARGE)
+    prefixes = RowPrefixes(cache, max_kv_bytes=0)
+    prefixes.keep_prompt(row, batch)
+    row.add_token(5, 1.0)
+    prefixes.keep_end(row, batch)
+    assert cache.covered("", row.tokens) == len(row.tokens) - (0 if trimmable else 2)
+    assert prefixes.look_up(again)
+    assert again.cached_tokens == len(again.tokens) - 1
 
 
 def test_stage_times(drive: Drive) -> None:
