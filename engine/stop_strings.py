@@ -11,12 +11,14 @@ class StopStringMatcher:
     two end together; so the result does not depend on how the text was cut into pieces.
     """
 
-    __slots__ = ("_held", "_stop_strings", "stopped_by")
+    __slots__ = ("_held", "_stop_strings", "active", "stopped_by")
 
     def __init__(self, stop_strings: Sequence[str]) -> None:
         if not all(stop_strings):
             raise ValueError("a stop string must have at least one character")
         self._stop_strings = tuple(stop_strings)
+        self.active = bool(self._stop_strings)
+        """Whether there is anything to find; where not, push returns what it is given."""
         self._held = ""
         self.stopped_by = ""
         """The stop string that was found; empty before."""

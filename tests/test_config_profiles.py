@@ -77,6 +77,9 @@ def test_each_other_profile_goes_in_its_direction() -> None:
     assert rows == sorted(set(rows))
     assert memory.admission.max_kv_bytes > 0
     assert memory.engine.max_parked_kv_bytes < balanced.engine.max_parked_kv_bytes
+    assert memory.engine.max_prefix_cache_bytes < balanced.engine.max_prefix_cache_bytes
+    assert 0 < latency.engine.max_decode_gap_ms < balanced.engine.max_decode_gap_ms
+    assert throughput.engine.max_decode_gap_ms == 0
     assert tenants.max_streams > 0
     assert tenants.max_class == "default"
 

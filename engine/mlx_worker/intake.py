@@ -70,7 +70,9 @@ class Intake:
                 self._prompts[stream] = GrowingPrompt(request, submitted_s)
                 self._hand_over(self._open_row(stream, self._prompts[stream], []))
             else:
-                self._run(stream, self._preparer.prepare(request), submitted_s)
+                prepared = self._preparer.prepare(request)
+                tokenise_s = command.tokenise_s + self._clock() - submitted_s
+                self._run(stream, prepared, submitted_s, tokenise_s)
         except EngineError as error:
             self._fail(stream, error)
 
@@ -122,12 +124,19 @@ class Intake:
         self.forget(stream)
         if not prompt.chars:
             raise invalid(field_of(prompt.request.input), "is empty")
+        began_s = self._clock()
         ids = self._preparer.tokenise_text(prompt.take_text())
         prepared = self._preparer.with_prompt(prompt.request, ids)
-        self._run(stream, prepared, prompt.submitted_s, supersedes=True)
+        self._run(stream, prepared, prompt.submitted_s, self._clock() - began_s, supersedes=True)
 
     def _run(
-        self, stream: int, prepared: PreparedRequest, submitted_s: float, *, supersedes: bool = False
+        self,
+        stream: int,
+        prepared: PreparedRequest,
+        submitted_s: float,
+        tokenise_s: float,
+        *,
+        supersedes: bool = False,
     ) -> None:
         """Hand a whole row over, or end its stream where that needs no model. Raises EngineError."""
         row = Row(
@@ -136,6 +145,7 @@ class Intake:
             decoder=self._decoders.make(prepared.prompt_ids),
             stops=StopStringMatcher(prepared.request.stopping.stop_strings),
             submitted_s=submitted_s,
+            tokenise_s=tokenise_s,
             supersedes=supersedes,
         )
         end = replay(

@@ -43,7 +43,11 @@ class Row:
     only computed as far as it is known, and gives no token. supersedes: it is an open row whose prompt
     has grown. uid: the row's number in the batch generator, None while it is not in there. paused: the
     reader has no credit. generated: the output, resumed tokens included. prefill_done: tokens told to
-    be computed.
+    be computed. tokenise_s, cache_lookup_s: as in Finished. cached_tokens: of the prompt, found in the
+    prefix cache. counted: it is in the counters of the prefix cache. prefix_version: of that cache when it
+    was last searched. slice_done: of the tokens that were inserted, those computed. decoded: it has given a
+    token since it was inserted. first_key: what its first token may be remembered by. guess: a remembered
+    one that was sent; it is in `generated` once the model has given its own.
     """
 
     stream: int
@@ -62,6 +66,15 @@ class Row:
     last_token_s: float | None = None
     queue_position: int = -1
     prefill_done: int = 0
+    tokenise_s: float = 0.0
+    cache_lookup_s: float = 0.0
+    cached_tokens: int = 0
+    counted: bool = False
+    prefix_version: int = -1
+    slice_done: int = 0
+    decoded: bool = False
+    first_key: bytes | None = None
+    guess: int | None = None
 
     @property
     def tokens(self) -> list[int]:
@@ -69,13 +82,14 @@ class Row:
         return self.prepared.prompt_ids + self.generated
 
     @property
-    def remaining_tokens(self) -> int:
-        return self.prepared.max_tokens - len(self.generated)
+    def covered_tokens(self) -> int:
+        """Tokens whose KV is parked."""
+        return len(self.parked.tokens) if self.parked is not None else 0
 
     @property
     def uncovered_tokens(self) -> int:
         """Tokens whose KV is neither parked nor in the batch."""
-        return len(self.tokens) - (len(self.parked.tokens) if self.parked is not None else 0)
+        return len(self.tokens) - self.covered_tokens
 
     def go_on_from(self, shorter: "Row") -> None:
         """Take over what was made of the beginning of the prompt."""
@@ -83,9 +97,11 @@ class Row:
         self.queue_position = shorter.queue_position
         self.prefill_began_s = shorter.prefill_began_s
         self.prefill_done = shorter.prefill_done
+        self.cache_lookup_s += shorter.cache_lookup_s
         parked, shorter.parked = shorter.parked, None
-        if parked is not None and parked.trim_to(_common_prefix(parked.tokens, self.tokens)):
+        if parked is not None and parked.trim_to(common_prefix(parked.tokens, self.tokens)):
             self.parked = parked
+            self.cached_tokens = min(shorter.cached_tokens, len(parked.tokens))
 
     def add_token(self, token_id: int, now_s: float) -> str:
         """Take an output token and return the text that is certain now."""
@@ -93,8 +109,29 @@ class Row:
         if self.first_token_s is None:
             self.first_token_s = now_s
         self.last_token_s = now_s
+        text = self.decoder.push(token_id)
+        return self._certain(text) if self.stops.active else text
+
+    def count_token(self, token_id: int, now_s: float) -> None:
+        """Take an output token whose text is out already."""
+        self.generated.append(token_id)
+        if self.first_token_s is None:
+            self.first_token_s = now_s
+        self.last_token_s = now_s
+
+    def guess_token(self, token_id: int) -> str:
+        """Take the first token before the model has given it, and return its text."""
+        self.guess = token_id
+        self.generated.append(token_id)
+        text = self._certain(self.decoder.push(token_id))
+        # It is to be computed yet.
+        self.generated.clear()
+        return text
+
+    def _certain(self, text: str) -> str:
+        """The text that no stop string can begin in, now that the last of the tokens gave this much."""
         may_stop = len(self.generated) >= self.prepared.request.stopping.min_tokens
-        return self.stops.push(self.decoder.push(token_id), may_stop=may_stop)
+        return self.stops.push(text, may_stop=may_stop)
 
     def finished(self, reason: FinishReason, *, stop_token_id: int | None, now_s: float) -> Finished:
         began = now_s if self.prefill_began_s is None else self.prefill_began_s
@@ -108,18 +145,23 @@ class Row:
             stop_token_id=stop_token_id,
             prompt_tokens=len(self.prepared.prompt_ids),
             completion_tokens=len(self.generated),
-            cached_tokens=0,
+            cached_tokens=self.cached_tokens,
             queue_s=began - self.submitted_s,
-            tokenise_s=0.0,
-            cache_lookup_s=0.0,
+            tokenise_s=self.tokenise_s,
+            cache_lookup_s=self.cache_lookup_s,
             prefill_s=first - began,
             decode_s=last - first,
         )
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the longest beginning that both have."""
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))
+    least, most = 0, min(len(left), len(right))
+    # By halves: comparing two slices is one step for Python.
+    while least < most:
+        middle = (least + most + 1) // 2
+        if left[least:middle] == right[least:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return least

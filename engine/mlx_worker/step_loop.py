@@ -1,21 +1,23 @@
 """The model thread: takes orders, makes decode steps, tells what came of them."""
 
 import queue
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from engine.contract import NO_COUNTERS, EngineCounters
 from engine.events import Failed, FinishReason, Prefill, Token
 from engine.mlx_worker.batch import Batch
+from engine.mlx_worker.first_tokens import FirstTokens
 from engine.mlx_worker.generator import PromptProgress, StepToken
+from engine.mlx_worker.loop_times import LoopTimes
+from engine.mlx_worker.memory import resident_bytes
 from engine.mlx_worker.row import Row
+from engine.mlx_worker.row_prefixes import RowPrefixes
 from engine.wire import Cancel, Heartbeat, Message, Pause, Resume, Stop
 from flowcontrol.parking import ParkingLot
+from flowcontrol.prefill_slice import PrefillSlice
 from flowcontrol.reasons import Reason
 
 Order = Row | Cancel | Pause | Resume | Stop
@@ -37,63 +39,110 @@ class StepLoop:
         send: Send,
         *,
         parking: ParkingLot[Row],
+        prefixes: RowPrefixes,
+        slices: PrefillSlice,
+        first_tokens: FirstTokens,
         max_batch_rows: int,
-        prefill_step_tokens: int,
         heartbeat_interval_s: float,
+        idle_sleep_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """parking: the budget; in it is every row that has a parked cache, until it is in the batch again."""
+        """parking: the budget; in it is every row that has a parked cache, until it is in the batch again.
+
+        idle_sleep_s: as in WorkerOptions.
+        """
         self._batch = batch
         self._send = send
         self._parking = parking
+        self._prefixes = prefixes
+        self._slices = slices
+        self._first_tokens = first_tokens
         self._clock = clock
         self._max_batch_rows = max_batch_rows
-        self._prefill_step_tokens = prefill_step_tokens
         self._heartbeat_interval_s = heartbeat_interval_s
+        self._idle_sleep_s = idle_sleep_s
         self._orders: queue.SimpleQueue[tuple[Order, int]] = queue.SimpleQueue()
         self._rows: dict[int, Row] = {}
         self._waiting: deque[Row] = deque()
+        # Finished, but in the batch until their end was told.
+        self._ended: list[Row] = []
         self._messages: list[Message] = []
-        self._steps = 0
-        self._generated = 0
+        self._times = LoopTimes()
         self._max_cancel_delay_steps = 0
         self._failed_steps = 0
         self._last_heartbeat_s = 0.0
+        self._woken_s = 0.0
 
     def hand_over(self, order: Order) -> None:
         """Give the loop something to do. May be called from any thread."""
-        self._orders.put((order, self._steps))
+        self._orders.put((order, self._times.steps))
 
     def run(self) -> None:
         """Work until a Stop order."""
         while self._take_orders():
             self._fill_batch()
-            if len(self._batch):
-                self._step()
+            model_s = self._step() if len(self._batch) else None
+            self._flush()
+            copies_s = self._let_go()
             now_s = self._clock()
             for row in self._parking.expired(now_s):
                 row.parked = None
+            if self._prefixes.bounded:
+                self._prefixes.give_way(self._batch.kv_bytes + self._parking.snapshot().bytes)
             if now_s - self._last_heartbeat_s >= self._heartbeat_interval_s:
                 self._last_heartbeat_s = now_s
                 self._messages.append(Heartbeat(self._counters()))
-            self._flush()
+                self._flush()
+            if model_s is not None:
+                self._times.turn(self._clock() - self._woken_s, model_s + copies_s)
 
     def _flush(self) -> None:
         if self._messages:
             messages, self._messages = self._messages, []
             self._send(messages)
 
+    def _let_go(self) -> float:
+        """Take the rows that have finished out of the batch, now that their ends are told: copies take time.
+
+        Returns the seconds of it, which are MLX's.
+        """
+        if not self._ended:
+            return 0.0
+        began_s = self._clock()
+        for row in self._ended:
+            self._prefixes.keep_end(row, self._batch)
+            self._batch.remove(row)
+        self._ended.clear()
+        return self._clock() - began_s
+
     def _take_orders(self) -> bool:
         """Carry out every order that waits; wait for one when there is nothing else to do. False on Stop."""
         idle = not len(self._batch) and not self._waiting
+        self._woken_s = self._clock()
         try:
-            order, at_step = self._orders.get(timeout=self._heartbeat_interval_s if idle else 0)
+            if idle:
+                order, at_step = self._orders.get(timeout=self._heartbeat_interval_s)
+                self._woken_s = self._clock()
+                more_until_s = self._woken_s + self._idle_sleep_s
+            else:
+                order, at_step = self._orders.get_nowait()
+                more_until_s = 0.0
             while not isinstance(order, Stop):
                 self._carry_out(order, at_step)
-                order, at_step = self._orders.get_nowait()
+                order, at_step = self._next_order(more_until_s)
         except queue.Empty:
             return True
         return False
+
+    def _next_order(self, more_until_s: float) -> tuple[Order, int]:
+        """The next order, for which rows that could begin wait until then. Raises queue.Empty."""
+        now_s = self._clock()
+        if more_until_s <= now_s or not 0 < len(self._waiting) < self._max_batch_rows:
+            return self._orders.get_nowait()
+        try:
+            return self._orders.get(timeout=more_until_s - now_s)
+        finally:
+            self._woken_s += self._clock() - now_s  # Waiting is no part of the turn.
 
     def _carry_out(self, order: Row | Cancel | Pause | Resume, at_step: int) -> None:
         if isinstance(order, Row):
@@ -103,8 +152,9 @@ class StepLoop:
         if row is None:
             return
         if isinstance(order, Cancel):
+            self._prefixes.keep_end(row, self._batch)
             self._drop(row)
-            self._max_cancel_delay_steps = max(self._max_cancel_delay_steps, self._steps - at_step)
+            self._max_cancel_delay_steps = max(self._max_cancel_delay_steps, self._times.steps - at_step)
         elif isinstance(order, Pause):
             row.paused = True
             # A row whose prompt is being computed is parked with its first token.
@@ -125,7 +175,21 @@ class StepLoop:
         else:
             self._rows[row.stream] = row
             if self._has_work(row):
+                self._look_up(row)
+                self._guess(row)
                 self._waiting.append(row)
+
+    def _look_up(self, row: Row) -> None:
+        if self._prefixes.look_up(row):
+            self._parking.leave(row)  # What it had there is covered.
+
+    def _guess(self, row: Row) -> None:
+        """Send the first token at once where it is known."""
+        row.first_key = self._first_tokens.key_of(row)
+        guess = self._first_tokens.recall(row.first_key) if row.first_key is not None else None
+        if guess is not None:
+            self._messages.append(Token(row.stream, guess, row.guess_token(guess), None))
+            self._flush()  # The step that comes may take long.
 
     def _supersede(self, shorter: Row, row: Row) -> None:
         was_in_batch = shorter.uid is not None
@@ -173,70 +237,118 @@ class StepLoop:
             moved = True
             if row.paused:
                 continue  # Resume puts it back.
-            try:
-                self._batch.insert(row)
-                self._parking.leave(row)
-            except Exception as error:  # Nothing was inserted, so the other rows are not concerned.
-                self._fail(row, error)
+            self._look_up(row)
+            if row.covered_tokens > row.prefill_done:
+                self._tell(row, 0, row.covered_tokens)
+            if self._has_work(row):
+                self._insert(row)
+            else:
+                self._keep_parked(row)  # All that is known of an open prompt was found.
         if moved or self._waiting:
             self._tell_positions()
 
+    def _insert(self, row: Row) -> None:
+        try:
+            self._batch.insert(row)
+        except Exception as error:  # Nothing was inserted, so the other rows are not concerned.
+            self._fail(row, error)
+            return
+        self._parking.leave(row)
+        row.slice_done, row.decoded = 0, False
+        self._prefixes.inserted(row)
+
     def _tell_positions(self) -> None:
         for position, row in enumerate(self._waiting, start=1):
-            if row.queue_position != position and row.first_token_s is None:
+            if row.queue_position != position:
                 row.queue_position = position
-                self._messages.append(Prefill(row.stream, position, row.prefill_done, len(row.tokens)))
+                self._tell(row, position, max(row.prefill_done, row.covered_tokens))
 
-    def _step(self) -> None:
+    def _tell(self, row: Row, position: int, done: int) -> None:
+        """Tell how far a row is, before its first token."""
+        if row.first_token_s is None and row.guess is None:
+            row.prefill_done = done
+            self._messages.append(Prefill(row.stream, position, done, len(row.tokens)))
+
+    def _step(self) -> float:
+        """One step of the batch. Returns the seconds of it that were spent in MLX."""
+        decoding = any(row.decoded for row in self._batch.rows)
         began_s = self._clock()
         try:
-            step = self._batch.next(self._prefill_step_tokens)
+            step = self._batch.next(self._slices.tokens(decoding=decoding))
         except Exception as error:  # Any exception means that the generator is not to be trusted.
             self._recover(error)
-            return
+            return self._clock() - began_s
         now_s = self._clock()
-        for progress in step.prompts:
-            row = self._batch.row(progress.uid)
-            if row.prefill_began_s is None:
-                row.prefill_began_s = began_s
-            self._tell_progress(row, progress)
-            if not row.whole and progress.at_last:
-                self._park(row)  # Until more of its prompt comes.
+        computed = sum(self._take_progress(progress, began_s) for progress in step.prompts)
+        self._slices.computed(computed, now_s - began_s, decoded=decoding)
         if step.tokens:
             self._failed_steps = 0
-            self._steps += 1
+            self._times.tokens(len(step.tokens), now_s, decoding=decoding)
         for token in step.tokens:
             # Of several tokens of one row, those after its end or its parking are dropped.
             if token.uid in self._batch:
-                self._generated += 1
                 self._take_token(self._batch.row(token.uid), token, now_s)
+        return step.model_s
 
-    def _tell_progress(self, row: Row, progress: PromptProgress) -> None:
-        """Tell how far a prompt is, unless nothing new is to tell."""
-        if row.first_token_s is not None:
-            return
-        total = len(row.tokens)
-        done = progress.done + total - progress.total  # Some were in a parked cache.
+    def _take_progress(self, progress: PromptProgress, began_s: float) -> int:
+        """Returns how many tokens were computed."""
+        row = self._batch.row(progress.uid)
+        if row.prefill_began_s is None:
+            row.prefill_began_s = began_s
+        computed = progress.done - row.slice_done
+        row.slice_done = progress.done
+        done = progress.done + len(row.tokens) - progress.total  # Some were in a parked cache.
         if done > row.prefill_done:
-            row.prefill_done = done
-            self._messages.append(Prefill(row.stream, 0, done, total))
+            self._tell(row, 0, done)
+        if progress.at_last:
+            if row.whole:
+                self._prefixes.keep_prompt(row, self._batch)
+            else:
+                self._park(row)  # Until more of its prompt comes.
+        return computed
 
     def _take_token(self, row: Row, token: StepToken, now_s: float) -> None:
-        if token.token_id in row.prepared.ending_ids:
-            self._finish(row, FinishReason.STOP, token.token_id, now_s)
+        row.decoded = True
+        token_id = token.token_id
+        if row.guess is not None:
+            self._check_guess(row, row.guess, token_id, now_s)
             return
-        text = row.add_token(token.token_id, now_s)
-        self._messages.append(Token(row.stream, token.token_id, text, token.logprobs))
+        if token_id in row.prepared.ending_ids:
+            self._finish(row, FinishReason.STOP, token_id, now_s)
+            return
+        text = row.add_token(token_id, now_s)
+        self._messages.append(Token(row.stream, token_id, text, token.logprobs))
         if row.stops.stopped_by:
             self._finish(row, FinishReason.STOP, None, now_s)
-        elif not row.remaining_tokens:
+        elif len(row.generated) >= row.prepared.max_tokens:
             self._finish(row, FinishReason.LENGTH, None, now_s)
-        elif row.paused:
+        else:
+            if row.first_key is not None:
+                self._first_tokens.learn(row.first_key, token_id)
+                row.first_key = None
+            if row.paused:
+                self._park(row)
+
+    def _check_guess(self, row: Row, guess: int, token_id: int, now_s: float) -> None:
+        """The model has given the first token of a row whose guess was sent.
+
+        A wrong guess cannot be taken back: the row goes on from it, with what the model gives after it.
+        """
+        assert row.first_key is not None
+        right = self._first_tokens.check(row.first_key, guess, token_id)
+        row.guess = row.first_key = None
+        row.count_token(guess, now_s)
+        if row.paused:
             self._park(row)
+        elif not right:
+            self._batch.park(row)
+            self._waiting.appendleft(row)
 
     def _finish(self, row: Row, reason: FinishReason, stop_token_id: int | None, now_s: float) -> None:
         self._messages.append(row.finished(reason, stop_token_id=stop_token_id, now_s=now_s))
-        self._drop(row)
+        self._parking.leave(row)
+        del self._rows[row.stream]
+        self._ended.append(row)
 
     def _fail(self, row: Row, error: Exception) -> None:
         message = f"the model failed on this stream: {type(error).__name__}: {error}"
@@ -257,25 +369,27 @@ class StepLoop:
 
     def _counters(self) -> EngineCounters:
         parking = self._parking.snapshot()
+        prefixes = self._prefixes
         return replace(
             NO_COUNTERS,
             running_rows=len(self._batch),
             waiting_rows=sum(row.uid is None and not row.paused for row in self._rows.values()),
             paused_rows=sum(row.paused for row in self._rows.values()),
             kv_bytes=self._batch.kv_bytes + parking.bytes,
-            decode_steps=self._steps,
-            generated_tokens=self._generated,
+            decode_steps=self._times.steps,
+            generated_tokens=self._times.generated_tokens,
             max_cancel_delay_steps=self._max_cancel_delay_steps,
             rss_bytes=resident_bytes(),
             parked_kv_bytes=parking.bytes,
             evictions=parking.evictions,
+            prompt_tokens=prefixes.prompt_tokens,
+            cached_prompt_tokens=prefixes.cached_prompt_tokens,
+            prefix_hits=prefixes.hits,
+            prefix_misses=prefixes.misses,
+            prefix_cache_bytes=prefixes.nbytes,
+            step_s=self._times.step_s,
+            outside_model_s=self._times.outside_model_s,
+            max_decode_gap_s=self._times.max_decode_gap_s,
+            first_tokens_guessed=self._first_tokens.guessed,
+            first_tokens_wrong=self._first_tokens.wrong,
         )
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    if sys.platform.startswith("linux"):
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-        return int(pages) * resource.getpagesize()
-    # Elsewhere only the peak is known.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,10 +13,10 @@ from typing import BinaryIO
 
 import mlx.core as mx
 
-from engine.mlx_worker.batch import Batch
 from engine.mlx_worker.generators import generator_maker
 from engine.mlx_worker.intake import Intake
 from engine.mlx_worker.long_jobs import LongJobs
+from engine.mlx_worker.make_loop import make_step_loop
 from engine.mlx_worker.model import load_model
 from engine.mlx_worker.start_checks import OptionsError
 from engine.mlx_worker.step_loop import StepLoop
@@ -39,7 +39,6 @@ from engine.wire import (
     encode_messages,
     read_command,
 )
-from flowcontrol.parking import ParkingLot
 
 _JOIN_TIMEOUT_S = 5.0
 
@@ -138,14 +137,7 @@ class Worker:
                 reason = f"cannot load the model {options.model}: {reason}"
             self._send([StartFailed(reason)])
             os._exit(1)
-        loop = StepLoop(
-            Batch(make_generator),
-            self._send,
-            parking=ParkingLot(max_bytes=options.max_parked_kv_bytes, max_s=options.max_parked_s),
-            max_batch_rows=options.max_batch_rows,
-            prefill_step_tokens=options.prefill_step_tokens,
-            heartbeat_interval_s=options.heartbeat_interval_s,
-        )
+        loop = make_step_loop(options, make_generator, self._send)
         intake = Intake(loaded, loop.hand_over, self._send, default_max_tokens=options.default_max_tokens)
         self._parts.set_result((loop, intake))
         self._send([Ready(loaded.info, self._cpu_blas, step_s)])

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
 
 from engine.contract import EngineCounters
 from engine.events import Event, Failed, Finished, Prefill, Token
-from engine.mlx_worker.batch import Batch, MakeGenerator
+from engine.mlx_worker.batch import MakeGenerator
 from engine.mlx_worker.intake import Intake
+from engine.mlx_worker.make_loop import make_step_loop
 from engine.mlx_worker.model import LoadedModel
-from engine.mlx_worker.step_loop import StepLoop
 from engine.requests import GenerationRequest
 from engine.wire import Cancel, Heartbeat, Message, PromptPart, Stop, Submit
-from flowcontrol.parking import ParkingLot
 from tests.engine.requests import Sink
-from tests.engine.subjects import DEFAULT_MAX_TOKENS, MAX_BATCH_ROWS
+from tests.engine.subjects import DEFAULT_MAX_TOKENS, WORKER
 
 # Less than a prompt of two sentences has.
 PREFILL_STEP_TOKENS = 12
@@ -28,8 +29,8 @@ def nothing(driver: "LoopDriver", event: Event) -> None:
 class LoopDriver:
     """The other side of a StepLoop: submits, sorts what it sends by stream, stops it at the end.
 
-    max_parked_kv_bytes, max_parked_s: as in WorkerOptions. counters: of each turn of the loop.
-    completed: for `react` to note whose last piece of prompt it has sent.
+    options: of WorkerOptions, where they differ from the usual ones of the tests. counters: of each turn of
+    the loop. completed: for `react` to note whose last piece of prompt it has sent.
     """
 
     def __init__(
@@ -38,18 +39,16 @@ class LoopDriver:
         make_generator: MakeGenerator,
         *,
         react: React = nothing,
-        max_parked_kv_bytes: int = 2**30,
-        max_parked_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        **options: Any,
     ) -> None:
         self._react = react
-        self.loop = StepLoop(
-            Batch(make_generator),
+        self.loop = make_step_loop(
+            replace(
+                WORKER, **{"prefill_step_tokens": PREFILL_STEP_TOKENS, "heartbeat_interval_s": 0.0} | options
+            ),
+            make_generator,
             self._take,
-            parking=ParkingLot(max_bytes=max_parked_kv_bytes, max_s=max_parked_s),
-            max_batch_rows=MAX_BATCH_ROWS,
-            prefill_step_tokens=PREFILL_STEP_TOKENS,
-            heartbeat_interval_s=0.0,
             clock=clock,
         )
         self.intake = Intake(loaded, self.loop.hand_over, self._take, default_max_tokens=DEFAULT_MAX_TOKENS)
@@ -57,12 +56,13 @@ class LoopDriver:
         self.counters: list[EngineCounters] = []
         self.completed: set[int] = set()
         self._open: set[int] = set()
+        self._stopping = False
 
-    def submit(self, request: GenerationRequest) -> Sink:
+    def submit(self, request: GenerationRequest, *, tokenise_s: float = 0.0) -> Sink:
         stream = len(self.sinks) + 1
         self.sinks[stream] = Sink()
         self._open.add(stream)
-        self.intake.submit(Submit(stream, request))
+        self.intake.submit(Submit(stream, request, tokenise_s))
         return self.sinks[stream]
 
     def add_part(self, stream: int, text: str, *, last: bool = False) -> None:
@@ -83,6 +83,7 @@ class LoopDriver:
     def go(self) -> None:
         """Run until every stream has ended."""
         self.loop.run()
+        self._stopping = False
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
@@ -96,5 +97,6 @@ class LoopDriver:
         self._stop_when_done()
 
     def _stop_when_done(self) -> None:
-        if not self._open:
+        if not self._open and not self._stopping:
+            self._stopping = True
             self.loop.hand_over(Stop())
