@@ -24,9 +24,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __contains__(self, uid: int) -> bool:
-        return uid in self._rows
-
     @property
     def rows(self) -> list[Row]:
         return list(self._rows.values())
@@ -37,6 +34,10 @@ class Batch:
 
     def row(self, uid: int) -> Row:
         return self._rows[uid]
+
+    def find(self, uid: int) -> Row | None:
+        """A row that may have left."""
+        return self._rows.get(uid)
 
     def insert(self, row: Row) -> None:
         """Put a row in: from its parked KV cache where there is one, else from its tokens."""

@@ -12,10 +12,9 @@ class LoopTimes:
         self.max_decode_gap_s = 0.0
         self._last_tokens_s = 0.0
 
-    def tokens(self, count: int, now_s: float, *, decoding: bool) -> None:
+    def tokens(self, now_s: float, *, decoding: bool) -> None:
         """A step gave tokens. decoding: some row that had one of the step before was still there."""
         self.steps += 1
-        self.generated_tokens += count
         if decoding:
             self.max_decode_gap_s = max(self.max_decode_gap_s, now_s - self._last_tokens_s)
         self._last_tokens_s = now_s

@@ -283,11 +283,13 @@ class StepLoop:
         self._slices.computed(computed, now_s - began_s, decoded=decoding)
         if step.tokens:
             self._failed_steps = 0
-            self._times.tokens(len(step.tokens), now_s, decoding=decoding)
+            self._times.tokens(now_s, decoding=decoding)
         for token in step.tokens:
+            row = self._batch.find(token.uid)
             # Of several tokens of one row, those after its end or its parking are dropped.
-            if token.uid in self._batch:
-                self._take_token(self._batch.row(token.uid), token, now_s)
+            if row is not None and row.stream in self._rows:
+                self._times.generated_tokens += 1
+                self._take_token(row, token, now_s)
         return step.model_s
 
     def _take_progress(self, progress: PromptProgress, began_s: float) -> int:

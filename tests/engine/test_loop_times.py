@@ -47,7 +47,7 @@ class NotingGenerator(RowGenerator):
         self._slices.append((prefill_tokens, self._decoding))
         self._hands.now_s += STEP_S
         step = super().next(prefill_tokens)
-        self._decoding = bool(step.tokens)
+        self._decoding |= bool(step.tokens)  # A call that computes a slice may give no token.
         return replace(step, model_s=MODEL_S)
 
 
@@ -98,7 +98,8 @@ def test_time_is_counted_by_what_it_goes_to(drive: Drive) -> None:
     steps = len(slices) - 1
     assert counters.step_s == pytest.approx(steps * STEP_S)
     assert counters.outside_model_s == pytest.approx(steps * (STEP_S - MODEL_S))
-    assert counters.max_decode_gap_s == pytest.approx(STEP_S)
+    # A call may start a pass, or compute a slice, and leave its tokens to the next one.
+    assert STEP_S <= counters.max_decode_gap_s <= 2 * STEP_S
 
 
 def test_an_idle_time_is_no_gap(drive: Drive) -> None:
@@ -107,7 +108,7 @@ def test_an_idle_time_is_no_gap(drive: Drive) -> None:
     for _ in range(2):
         driver.run([generation(max_tokens=4)])
         clock.now_s += 100.0
-    assert driver.counters[-1].max_decode_gap_s == pytest.approx(STEP_S)
+    assert driver.counters[-1].max_decode_gap_s <= 2 * STEP_S
     assert driver.counters[-1].step_s < 100.0
 
 
