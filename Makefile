@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 PEERS := build/peers
+# Most of the time tests wait for servers and workers to start, so more of them than cores.
+TEST_PROCESSES ?= 4
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SERVICES := $(shell grep -l '^service ' protos/penstock/v1/*.proto)
 
@@ -37,7 +39,7 @@ serve: setup ## Serve the embedded model on 127.0.0.1:50051
 	@$(BIN)/penstock serve
 
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 check: lint types contracts protos-check test ## All that CI runs
 

@@ -176,4 +176,4 @@ class StreamIsDeliveredWhole(RuleBasedStateMachine):
 
 
 TestStreamIsDeliveredWhole = StreamIsDeliveredWhole.TestCase
-TestStreamIsDeliveredWhole.settings = settings(max_examples=200, stateful_step_count=60)
+TestStreamIsDeliveredWhole.settings = settings(max_examples=100, stateful_step_count=60)

@@ -14,6 +14,7 @@ from penstock import Client
 from penstock.v1 import status_pb2
 from penstock.v1.status_pb2 import Status
 from tests.integration.processes import ServerProcess, running_server
+from tests.integration.tokens import used
 from tests.service.calls import Answer, endless, generate
 from tests.service.eventually import eventually
 from tests.service.servers import Stubs, stubs_of
@@ -88,7 +89,7 @@ async def test_sixteen_streams_outlive_three_kills(stubs: Stubs) -> None:
     got = await running
     for n, (answer, unbroken) in enumerate(zip(got, expected, strict=True)):
         assert (answer.token_ids, answer.text) == (unbroken.token_ids, unbroken.text), f"stream {n}"
-        assert answer.end.usage == unbroken.end.usage
+        assert used(answer.end) == used(unbroken.end)
         assert answer.end.reason == unbroken.end.reason
     after = await whole(stubs)
     assert after.failovers > before.failovers

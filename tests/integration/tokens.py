@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
+from penstock.v1.generation_pb2 import Finished
 from tests.integration.processes import ROOT
 
 _FOLDER: Path = ROOT / "engine" / "embedded"
@@ -16,6 +17,11 @@ VOCAB_SIZE: int = _CONFIG["vocab_size"]
 CONTEXT_TOKENS = 1024
 """Less than the model's own, so that a prompt that fills it is computed soon."""
 EOS_ID: int = _CONFIG["eos_token_id"]
+
+
+def used(end: Finished) -> tuple[int, int]:
+    """Tokens of prompt and output; how many of them were cached depends on what ran before."""
+    return end.usage.prompt_tokens, end.usage.completion_tokens
 
 
 def ids_of(text: str) -> list[int]:
