@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 PEERS := build/peers
-# Most of the time tests wait for servers and workers to start, so more of them than cores.
-TEST_PROCESSES ?= 4
+# Two share the work of starting servers and workers; more of them were slower on two cores.
+TEST_PROCESSES ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SERVICES := $(shell grep -l '^service ' protos/penstock/v1/*.proto)
 
