@@ -32,6 +32,8 @@ class WorkerProcess:
         """Start a process and configure it; it loads the model and then says Ready or StartFailed."""
         ours, theirs = socket.socketpair()
         with theirs:
+            # Before the process: nothing is awaited once there is one, so no cancellation leaves it behind.
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
             try:
                 process = await asyncio.create_subprocess_exec(
                     *program, str(theirs.fileno()),
@@ -39,9 +41,8 @@ class WorkerProcess:
                     stdin=asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
             except BaseException:
-                ours.close()
+                writer.close()
                 raise
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
         worker = cls(process, reader, writer)
         worker.send(Configure(options))
         return worker

@@ -1,7 +1,7 @@
 """Streams that hold their place, calls of tenants, and looks at admission's numbers."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from penstock.tenant import Metadata, tenant_metadata
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import limits_pb2
 from penstock.v1.limits_pb2_grpc import LimitsServiceStub
@@ -49,13 +50,10 @@ def scripted(folder: Path, options: Mapping[str, str]) -> Iterator[ServerProcess
 
 
 class TenantCall(GenerateCall):
-    """A call with metadata of its own."""
+    """A call of a tenant."""
 
-    def __init__(
-        self, stub: Any, tenant: str | None = None, *, metadata: Sequence[tuple[str, str]] = (), **how: Any
-    ) -> None:
-        self.metadata = (*metadata, *((("x-tenant-id", tenant),) if tenant is not None else ()))
-        super().__init__(_WithMetadata(stub, self.metadata), **how)
+    def __init__(self, stub: Any, tenant: str | None = None, *, metadata: Metadata = (), **how: Any) -> None:
+        super().__init__(stub, metadata=(*metadata, *tenant_metadata(tenant)), **how)
 
     async def hold(self) -> "TenantCall":
         """Start a stream that keeps its permit, or its place in the queue, until `let_go`."""
@@ -68,15 +66,6 @@ class TenantCall(GenerateCall):
         answer = await self.rest()
         assert len(answer.token_ids) == HELD_TOKENS
         return answer
-
-
-class _WithMetadata:
-    def __init__(self, stub: Any, metadata: Sequence[tuple[str, str]]) -> None:
-        self._stub = stub
-        self._metadata = metadata
-
-    def Generate(self, *, timeout: float | None) -> Any:
-        return self._stub.Generate(timeout=timeout, metadata=self._metadata)
 
 
 def held(**fields: Any) -> pb.Start:

@@ -98,7 +98,7 @@ async def test_who_leaves_the_queue_frees_the_place_at_once(stubs: Stubs, way: s
         after = await stubs.status()
         assert after.admission.limits.queued == 0
     else:
-        call.call.cancel()
+        call.cancel()
         after = await eventually(stubs.status, lambda s: not s.admission.limits.queued, within_s=2.0)
     assert after.admission.queued_tokens == 0
     assert after.streams.ended.cancelled == before.streams.ended.cancelled + 1

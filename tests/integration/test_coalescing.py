@@ -42,14 +42,12 @@ async def stubs(own_server: ServerProcess) -> AsyncIterator[Stubs]:
 async def rows_of(stubs: Stubs, starts: list[pb.Start], tenants: list[str | None]) -> int:
     """How many streams the worker is given for these, all of them in flight."""
     await idle(stubs)
-    calls = [GenerateCall(stubs.generation) for _ in starts]
-    for call, tenant in zip(calls, tenants, strict=True):
-        call.call = stubs.generation.Generate(metadata=tenant_metadata(tenant))
+    calls = [GenerateCall(stubs.generation, metadata=tenant_metadata(tenant)) for tenant in tenants]
     for call, start in zip(calls, starts, strict=True):
         await call.start(start)
     status = await stubs.status()
     for call in calls:
-        call.call.cancel()
+        call.cancel()
     return status.workers[0].streams
 
 

@@ -86,7 +86,7 @@ async def test_a_call_that_is_cancelled(stubs: Stubs, flow: dict[str, int]) -> N
         await call.read_chunks(5)
         if flow:
             await stalled(stubs)
-        call.call.cancel()
+        call.cancel()
     await freed(stubs, before)
 
 
@@ -125,7 +125,7 @@ async def test_a_cancelled_row_takes_nothing_from_its_neighbours(stubs: Stubs) -
         await staying.start(endless(60))
         await staying.half_close()
         await leaving.read_chunks(10)
-        leaving.call.cancel()
+        leaving.cancel()
         answer = await staying.rest()
     assert answer.token_ids == alone.token_ids
     await idle(stubs)

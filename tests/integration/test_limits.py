@@ -68,7 +68,7 @@ async def test_one_stream_too_many_is_refused_and_a_place_is_free_at_once(stubs:
     # The client has the end of the stream, so its place is free: no waiting, no second try.
     assert len((await generate(stubs.generation, endless(3))).token_ids) == 3
     for other in others:
-        other.call.cancel()
+        other.cancel()
 
 
 async def test_places_are_not_lost_when_many_come_at_once(stubs: Stubs) -> None:

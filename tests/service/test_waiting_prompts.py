@@ -72,7 +72,7 @@ async def test_a_stream_that_waits_is_prepared_once_and_submitted_with_it(fields
     engine = RecordingEngine()
     async with queued(engine, **fields) as (holder, waiting):
         assert len(engine.prepared) == 1
-        holder.call.cancel()
+        holder.cancel()
         await waiting.rest()
     assert [prepared for _, prepared in engine.submitted] == [0, 101]
     assert engine.submitted[1][0] == engine.prepared[0]
@@ -90,7 +90,7 @@ async def test_what_needs_no_tokenising_is_not_prepared(fields: dict[str, Any]) 
 async def test_one_that_leaves_the_queue_is_forgotten() -> None:
     engine = RecordingEngine()
     async with queued(engine) as (_, waiting):
-        waiting.call.cancel()
+        waiting.cancel()
         await eventually(lambda: engine.forgotten == [101])
     assert len(engine.submitted) == 1
 
@@ -99,7 +99,7 @@ async def test_one_that_the_engine_refuses_is_forgotten() -> None:
     engine = RecordingEngine()
     async with queued(engine) as (holder, waiting):
         engine.busy = True
-        holder.call.cancel()
+        holder.cancel()
         assert (await waiting.refused()).reason == "WORKER_STUCK"
     assert engine.forgotten == [101]
 
@@ -116,13 +116,11 @@ async def test_a_stream_that_does_not_wait_is_not_prepared() -> None:
 async def salt(tenant: str | None, cache_salt: str) -> str:
     """What the engine gets of a call."""
     engine = RecordingEngine()
-    async with serving(engine) as server:
-        call = GenerateCall(server.stubs.generation)
-        call.call = server.stubs.generation.Generate(metadata=tenant_metadata(tenant))
-        async with call:
-            await call.start(endless(1, cache_salt=cache_salt))
-            await call.half_close()
-            await call.rest()
+    metadata = tenant_metadata(tenant)
+    async with serving(engine) as server, GenerateCall(server.stubs.generation, metadata=metadata) as call:
+        await call.start(endless(1, cache_salt=cache_salt))
+        await call.half_close()
+        await call.rest()
     return engine.submitted[0][0].cache_salt
 
 
