@@ -65,7 +65,6 @@ def main() -> None:
     from mlx_lm.generate import BatchGenerator
 
     from engine.mlx_worker.model import load_model
-    from engine.mlx_worker.warm_up import warm_up
 
     loaded = load_model(options)
     make_generator = partial(
@@ -75,7 +74,6 @@ def main() -> None:
         prefill_batch_size=options.prefill_batch_rows,
         prefill_step_size=options.prefill_step_tokens,
     )
-    warm_up(make_generator, loaded.info.vocab_size, max_batch_rows=options.max_batch_rows)
 
     def work(job: Job) -> Outcome:
         prompts = [list(loaded.tokenizer.encode(prompt)) for prompt in job.prompts]
@@ -85,6 +83,8 @@ def main() -> None:
         finally:
             generator.close()
 
+    # A worker warms up before it says that it is ready.
+    work(Job(streams=options.max_batch_rows, prompts=["warm up"] * options.max_batch_rows, max_tokens=4))
     answer_jobs(cpu_blas, work)
     mx.clear_streams()
 

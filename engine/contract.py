@@ -21,7 +21,9 @@ class EngineState(StrEnum):
     SUSPECT = "suspect"
     """No step and no sign of life for longer than allowed."""
     DEAD = "dead"
-    """Its process ended; a restart is due after a back-off, unless it is in a crash loop."""
+    """Its process ended; a restart is due after a back-off."""
+    FAILED = "failed"
+    """Its processes keep ending and are not started again."""
     STOPPING = "stopping"
 
 

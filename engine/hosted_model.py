@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
-from engine.contract import Engine, EngineError, EngineSnapshot, EngineState, ModelInfo, WorkerState
+from engine.contract import Engine, EngineError, EngineSnapshot, EngineState, ModelInfo
 
 
 class ModelState(StrEnum):
@@ -29,6 +29,7 @@ _STATES = {
     EngineState.READY: ModelState.READY,
     EngineState.SUSPECT: ModelState.STUCK,
     EngineState.DEAD: ModelState.LOADING,
+    EngineState.FAILED: ModelState.FAILED,
     EngineState.STOPPING: ModelState.READY,
 }
 _CRASHES = "its workers do not stay alive and are not started again"
@@ -169,14 +170,14 @@ class HostedModel:
             streams=len(self._holds),
             memory_bytes=_resident_bytes(engine) or self.expected_bytes,
             loading=None if self.loaded else loading,
-            message=_CRASHES if _crashes(engine) else "",
+            message=_CRASHES if engine.state is EngineState.FAILED else "",
             engine=engine,
         )
 
     def _state(self, engine: EngineSnapshot) -> ModelState:
         if self.unloading is not None:
             return ModelState.UNLOADING
-        return ModelState.FAILED if _crashes(engine) else _STATES[engine.state]
+        return _STATES[engine.state]
 
 
 def failed(name: str, source: str, aliases: tuple[str, ...], message: str) -> ModelSnapshot:
@@ -194,11 +195,6 @@ def failed(name: str, source: str, aliases: tuple[str, ...], message: str) -> Mo
         message=message,
         engine=None,
     )
-
-
-def _crashes(engine: EngineSnapshot) -> bool:
-    workers = engine.workers
-    return bool(workers) and all(worker.state is WorkerState.CRASH_LOOP for worker in workers)
 
 
 def _resident_bytes(engine: EngineSnapshot) -> int:

@@ -109,8 +109,7 @@ class PoolEngine:
     def check_ready(self) -> None:
         state = self._state
         if state is not EngineState.READY:
-            states = [worker.state for worker in self._workers]
-            raise refusal(state, states, retry_after_s=self._retry_after_s)
+            raise refusal(state, retry_after_s=self._retry_after_s)
 
     def prepare(self, request: GenerationRequest) -> int:
         worker = self._least_loaded()
@@ -256,7 +255,7 @@ class PoolEngine:
                 record.sink(Interrupted(record.number))
 
     def worker_gave_up(self, worker: PoolWorker) -> None:
-        if self._stopping or any(each.state is not WorkerState.CRASH_LOOP for each in self._workers):
+        if self._state is not EngineState.FAILED:
             return
         text = "the model's worker processes were lost and are not started again"
         for record in self._board.clear():

@@ -10,10 +10,15 @@ _ORDER = (
     (WorkerState.READY, EngineState.READY),
     (WorkerState.SUSPECT, EngineState.SUSPECT),
     (WorkerState.STARTING, EngineState.STARTING),
+    (WorkerState.DEAD, EngineState.DEAD),
 )
 _REFUSALS: dict[EngineState, tuple[Reason, str]] = {
     EngineState.STARTING: (Reason.MODEL_LOADING, "the model is being loaded"),
     EngineState.DEAD: (Reason.MODEL_LOADING, "the model's worker process ended and is being restarted"),
+    EngineState.FAILED: (
+        Reason.CRASH_LOOP,
+        "the model's worker process keeps ending and is not started again",
+    ),
     EngineState.SUSPECT: (Reason.WORKER_STUCK, "the model makes no progress"),
     EngineState.STOPPING: (Reason.DRAINING, "the server is shutting down"),
 }
@@ -23,17 +28,14 @@ _LARGEST = frozenset({"max_cancel_delay_steps", "max_decode_gap_s"})
 
 def state_of(workers: Collection[WorkerState]) -> EngineState:
     """The best that any worker is."""
-    return next((state for worker, state in _ORDER if worker in workers), EngineState.DEAD)
+    return next((state for worker, state in _ORDER if worker in workers), EngineState.FAILED)
 
 
-def refusal(state: EngineState, workers: Collection[WorkerState], *, retry_after_s: float) -> EngineError:
+def refusal(state: EngineState, *, retry_after_s: float) -> EngineError:
     """Why a pool that is not READY takes no stream."""
-    if state is EngineState.DEAD and all(worker is WorkerState.CRASH_LOOP for worker in workers):
-        return EngineError(
-            Reason.CRASH_LOOP, "the model's worker process keeps ending and is not started again"
-        )
     reason, message = _REFUSALS[state]
-    return EngineError(reason, message, retry_after_s=retry_after_s)
+    lasting = state is EngineState.FAILED
+    return EngineError(reason, message, retry_after_s=None if lasting else retry_after_s)
 
 
 def together(counters: Sequence[EngineCounters]) -> EngineCounters:

@@ -19,6 +19,7 @@ from engine.contract import (
     WorkerState,
 )
 from engine.events import Failed, Finished, FinishReason, Interrupted, Prefill
+from engine.pool_state import refusal
 from engine.requests import GenerationRequest, ModelInput, PartsInput, TokenInput, field_of
 from engine.resumption import FIELD as RESUME_FIELD
 from engine.scripted_prompt import PromptPieces, count_words
@@ -32,6 +33,7 @@ _WORKER_STATES = {
     EngineState.READY: WorkerState.READY,
     EngineState.SUSPECT: WorkerState.SUSPECT,
     EngineState.DEAD: WorkerState.DEAD,
+    EngineState.FAILED: WorkerState.CRASH_LOOP,
     EngineState.STOPPING: WorkerState.DRAINING,
 }
 _TOO_LONG = "does not fit the context"
@@ -58,11 +60,11 @@ class ScriptedEngine:
         script: Script,
         *,
         step_s: float | None,
-        steps_per_turn: int,
-        max_batch_rows: int,
-        context_tokens: int,
-        default_max_tokens: int,
-        vocab_size: int,
+        steps_per_turn: int = 1,
+        max_batch_rows: int = 8,
+        context_tokens: int = 4096,
+        default_max_tokens: int = 2000,
+        vocab_size: int = 100_000,
     ) -> None:
         self._script = script
         self._step_s = step_s
@@ -101,8 +103,7 @@ class ScriptedEngine:
 
     def check_ready(self) -> None:
         if self._state is not EngineState.READY:
-            reason = Reason.DRAINING if self._state is EngineState.STOPPING else Reason.MODEL_LOADING
-            raise EngineError(reason, f"the scripted engine is {self._state}", retry_after_s=1.0)
+            raise refusal(self._state, retry_after_s=1.0)
 
     def prepare(self, request: GenerationRequest) -> int:
         """Nothing is prepared: a prompt's tokens are its words."""
@@ -205,13 +206,16 @@ class ScriptedEngine:
         self._wake()
         row.sink(Interrupted(stream))
 
-    def die(self) -> None:
-        """Lose every stream, as a worker that is killed does. revive() brings the engine back."""
+    def die(self, *, for_good: bool = False) -> None:
+        """Lose every stream, as a worker that is killed does. revive() brings the engine back.
+
+        for_good: as a worker in a crash loop.
+        """
         sinks = [(stream, sink) for stream, (sink, _) in self._undelivered.items()]
         sinks += [(stream, pieces.sink) for stream, pieces in self._pieces.items()]
         sinks += [(stream, row.sink) for stream, row in self._rows.items()]
         self._forget_streams()
-        self._state = EngineState.DEAD
+        self._state = EngineState.FAILED if for_good else EngineState.DEAD
         for stream, sink in sinks:
             sink(Failed(stream, Reason.WORKER_LOST, "the scripted engine died", ""))
 

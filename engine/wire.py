@@ -29,11 +29,8 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """tokenise_s: what making the ids took, when the input is a TokenisedInput."""
-
     stream: int
     request: GenerationRequest
-    tokenise_s: float = 0.0
 
 
 class PromptPart(msgspec.Struct, frozen=True, tag="prompt_part"):

@@ -161,7 +161,7 @@ class Admission:
 
     def decide(self) -> None:
         """Let the governor decide, and tell those whose waiting is over."""
-        if not self._ready:
+        if not self._may_decide:
             return  # Who waits goes on waiting: a permit would be of no use.
         for ticket in self.governor.decide(self.clock()):
             seat = self._waiting.pop(ticket, None)
@@ -196,13 +196,14 @@ class Admission:
     def _pause_s(self, observed_s: float) -> float:
         """Until there is something to do."""
         due_s = observed_s + _OBSERVE_S
-        if self._ready:  # Else what is due to the governor stays due.
+        if self._may_decide:  # Else what is due to the governor stays due.
             due_s = min(due_s, self.governor.next_deadline())
         return max(due_s - self.clock(), _LEAST_PAUSE_S)
 
     @property
-    def _ready(self) -> bool:
-        return self._engines.snapshot().state is EngineState.READY
+    def _may_decide(self) -> bool:
+        """While the engine is away, time is nobody's fault. One that has failed refuses each in its turn."""
+        return self._engines.snapshot().state in (EngineState.READY, EngineState.FAILED)
 
     def _observe(self, now_s: float) -> None:
         snapshot = self._engines.snapshot()

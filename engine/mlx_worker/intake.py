@@ -71,8 +71,7 @@ class Intake:
                 self._hand_over(self._open_row(stream, self._prompts[stream], []))
             else:
                 prepared = self._preparer.prepare(request)
-                tokenise_s = command.tokenise_s + self._clock() - submitted_s
-                self._run(stream, prepared, submitted_s, tokenise_s)
+                self._run(stream, prepared, submitted_s, self._clock() - submitted_s)
         except EngineError as error:
             self._fail(stream, error)
 

@@ -58,11 +58,11 @@ class LoopDriver:
         self._open: set[int] = set()
         self._stopping = False
 
-    def submit(self, request: GenerationRequest, *, tokenise_s: float = 0.0) -> Sink:
+    def submit(self, request: GenerationRequest) -> Sink:
         stream = len(self.sinks) + 1
         self.sinks[stream] = Sink()
         self._open.add(stream)
-        self.intake.submit(Submit(stream, request, tokenise_s))
+        self.intake.submit(Submit(stream, request))
         return self.sinks[stream]
 
     def add_part(self, stream: int, text: str, *, last: bool = False) -> None:

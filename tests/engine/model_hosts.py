@@ -24,15 +24,7 @@ class LoadedEngine(ScriptedEngine):
     """A scripted engine that is loaded when the test says so, and fails when it says that."""
 
     def __init__(self, source: str, *, gated: bool) -> None:
-        super().__init__(
-            counting_script,
-            step_s=0.0,
-            steps_per_turn=1,
-            max_batch_rows=8,
-            context_tokens=4096,
-            default_max_tokens=2000,
-            vocab_size=100_000,
-        )
+        super().__init__(counting_script, step_s=0.0)
         self.loading: tuple[str, int, int] | None = None
         self.stopped = False
         self.changes: dict[str, Any] = {}

@@ -108,7 +108,6 @@ def scripted() -> tuple[Engine, int]:
     engine = ScriptedEngine(
         seeded_words,
         step_s=0.0,
-        steps_per_turn=1,
         max_batch_rows=MAX_BATCH_ROWS,
         context_tokens=256,
         default_max_tokens=DEFAULT_MAX_TOKENS,

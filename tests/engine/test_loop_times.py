@@ -13,8 +13,7 @@ from engine.mlx_worker.generator import RowInput, Step
 from engine.mlx_worker.loop_times import LoopTimes
 from engine.mlx_worker.model import LoadedModel
 from engine.mlx_worker.row_generator import RowGenerator
-from engine.requests import GenerationRequest, TextInput, TokenisedInput
-from engine.wire import Submit
+from engine.requests import TextInput
 from flowcontrol.prefill_slice import LEAST_TOKENS
 from tests.engine.loop_driver import LoopDriver
 from tests.engine.requests import generation
@@ -164,13 +163,3 @@ def test_a_loop_that_waited_in_vain_begins(drive: Drive) -> None:
     assert at_first[0] == 1
     assert sink.finished.queue_s >= 0.05
     assert driver.counters[-1].max_decode_gap_s > 0
-
-
-def test_tokenising_before_the_submission_is_told(drive: Drive, loaded: LoadedModel) -> None:
-    driver = drive(RowGenerator)
-    ids = tuple(loaded.tokenizer.encode("The fox"))
-    request: GenerationRequest = generation(TokenisedInput(ids, "prompt"), max_tokens=2)
-    sink = driver.submit(request, tokenise_s=7.0)
-    driver.go()
-    assert 7.0 <= sink.finished.tokenise_s < 8.0
-    assert Submit(1, request).tokenise_s == 0.0

@@ -127,7 +127,7 @@ async def test_a_worker_that_never_gets_ready_again_is_a_crash_loop(tmp_path: Pa
         await ended(*sinks)
         assert [sink.failed.reason for sink in sinks] == [Reason.WORKER_LOST] * 2
         snapshot = engine.snapshot()
-        assert (snapshot.state, snapshot.workers[0].state) == (EngineState.DEAD, WorkerState.CRASH_LOOP)
+        assert (snapshot.state, snapshot.workers[0].state) == (EngineState.FAILED, WorkerState.CRASH_LOOP)
         assert snapshot.workers[0].pid == 0
         # The first life was not barren.
         assert len(lives.read_text().splitlines()) == 1 + 3
@@ -152,11 +152,12 @@ async def test_a_worker_that_ends_as_soon_as_it_is_ready_is_a_crash_loop(tmp_pat
 
 async def test_how_far_the_model_is_loaded_is_known(tmp_path: Path) -> None:
     loaded = tmp_path / "loaded"
+    os.mkfifo(loaded)
     engine = pool(f"loads until:{loaded}")
     assert engine.snapshot().loading is None
     starting = asyncio.create_task(engine.start())
     await eventually(lambda: engine.snapshot().loading == ("weights", 2, 2))
-    loaded.touch()
+    await asyncio.to_thread(loaded.write_bytes, b"loaded")
     await starting
     assert engine.snapshot().loading is None
     await engine.stop()

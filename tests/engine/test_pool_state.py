@@ -17,7 +17,7 @@ from flowcontrol.reasons import Reason
         ((WorkerState.SUSPECT, WorkerState.STARTING, WorkerState.CRASH_LOOP), EngineState.SUSPECT),
         ((WorkerState.STARTING, WorkerState.DEAD), EngineState.STARTING),
         ((WorkerState.DEAD, WorkerState.CRASH_LOOP), EngineState.DEAD),
-        ((WorkerState.CRASH_LOOP,), EngineState.DEAD),
+        ((WorkerState.CRASH_LOOP,), EngineState.FAILED),
     ],
 )
 def test_a_pool_is_the_best_that_any_worker_is(workers: tuple[WorkerState, ...], state: EngineState) -> None:
@@ -25,9 +25,9 @@ def test_a_pool_is_the_best_that_any_worker_is(workers: tuple[WorkerState, ...],
 
 
 def test_only_a_crash_loop_of_all_is_told_without_a_time_for_a_retry() -> None:
-    some = refusal(EngineState.DEAD, [WorkerState.CRASH_LOOP, WorkerState.DEAD], retry_after_s=2.0)
+    some = refusal(EngineState.DEAD, retry_after_s=2.0)
     assert (some.reason, some.retry_after_s) == (Reason.MODEL_LOADING, 2.0)
-    every = refusal(EngineState.DEAD, [WorkerState.CRASH_LOOP] * 2, retry_after_s=2.0)
+    every = refusal(EngineState.FAILED, retry_after_s=2.0)
     assert (every.reason, every.retry_after_s) == (Reason.CRASH_LOOP, None)
 
 

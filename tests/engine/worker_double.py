@@ -1,8 +1,8 @@
 """A worker program without a model: `python -m tests.engine.worker_double FD`, FD its connected socket.
 
-The model option is MODE or MODE:FILE. FILE gets a line for each life; the modes:
+The model option is MODE or MODE:FILE. FILE gets a line for each life, but in `loads until`; the modes:
   works               streams run
-  loads               the same, and it tells how far the loading is
+  loads until         the same, once it has told how far the loading is and has read the named pipe FILE
   first life only     later lives end before they are ready
   barren              it is ready, and ends
 
@@ -13,7 +13,6 @@ tokenised, `bad` cannot be. The n-th token of a stream has the id n; stop_string
 import select
 import socket
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -133,8 +132,7 @@ def main() -> int:
     if mode == "loads until":
         double.send(Loading("weights", 1, 2))
         double.send(Loading("weights", 2, 2))
-        while not Path(file).exists():
-            time.sleep(_STEP_S)
+        Path(file).read_bytes()
     double.send(Ready(_MODEL, "", 0.0))
     while mode != "barren":
         if select.select([connection], [], [], _STEP_S)[0]:

@@ -17,11 +17,9 @@ def main() -> int:
     engine = ScriptedEngine(
         counting_script,
         step_s=STEP_S,
-        steps_per_turn=1,
         max_batch_rows=32,
         context_tokens=100_000,
         default_max_tokens=256,
-        vocab_size=100_000,
     )
     return run(load("test", None, os.environ, {"server": {"port": 0}}), engine)
 

@@ -48,15 +48,7 @@ class Clock:
 
 
 def scripted_engine(script: Script = counting_script, *, step_s: float | None = None) -> ScriptedEngine:
-    return ScriptedEngine(
-        script,
-        step_s=step_s,
-        steps_per_turn=1,
-        max_batch_rows=8,
-        context_tokens=4096,
-        default_max_tokens=2000,
-        vocab_size=100_000,
-    )
+    return ScriptedEngine(script, step_s=step_s)
 
 
 def counted(tokens: int) -> str:

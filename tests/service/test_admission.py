@@ -19,15 +19,7 @@ class WatchedEngine(ScriptedEngine):
     """Counts how often it was looked at."""
 
     def __init__(self) -> None:
-        super().__init__(
-            counting_script,
-            step_s=None,
-            steps_per_turn=1,
-            max_batch_rows=8,
-            context_tokens=4096,
-            default_max_tokens=2000,
-            vocab_size=100_000,
-        )
+        super().__init__(counting_script, step_s=None)
         self.looks = 0
 
     def snapshot(self) -> EngineSnapshot:

@@ -1,5 +1,6 @@
 """What the engine is told of a stream that waits for its permit, and whose prefix cache it may share."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,15 +23,7 @@ class RecordingEngine(ScriptedEngine):
     """Keeps what it was asked. busy: refuses to submit."""
 
     def __init__(self) -> None:
-        super().__init__(
-            counting_script,
-            step_s=0.0,
-            steps_per_turn=1,
-            max_batch_rows=8,
-            context_tokens=4096,
-            default_max_tokens=2000,
-            vocab_size=100_000,
-        )
+        super().__init__(counting_script, step_s=0.0)
         self.prepared: list[GenerationRequest] = []
         self.submitted: list[tuple[GenerationRequest, int]] = []
         self.forgotten: list[int] = []
@@ -101,6 +94,18 @@ async def test_one_that_the_engine_refuses_is_forgotten() -> None:
         engine.busy = True
         holder.cancel()
         assert (await waiting.refused()).reason == "WORKER_STUCK"
+    assert engine.forgotten == [101]
+
+
+async def test_one_whose_engine_is_down_waits_and_is_refused_when_that_is_for_good() -> None:
+    engine = RecordingEngine()
+    async with queued(engine) as (holder, waiting):
+        engine.die()
+        assert (await holder.refused()).reason == "WORKER_LOST"
+        for _ in range(100):
+            await asyncio.sleep(0)
+        engine.die(for_good=True)
+        assert (await waiting.refused()).reason == "CRASH_LOOP"
     assert engine.forgotten == [101]
 
 
