@@ -8,6 +8,7 @@ STAMP := $(VENV)/.setup
 PEERS := build/peers
 # Two share the work of starting servers and workers; more of them were slower on two cores.
 TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SERVICES := $(shell grep -l '^service ' protos/penstock/v1/*.proto)
 
@@ -39,7 +40,8 @@ serve: setup ## Serve the embedded model on 127.0.0.1:50051
 	@$(BIN)/penstock serve
 
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --cov --cov-report=term-missing:skip-covered
+	@$(PYTEST) tests/flowcontrol --cov --cov-report=term-missing:skip-covered
+	@$(PYTEST) --ignore=tests/flowcontrol
 
 check: lint types contracts protos-check test ## All that CI runs
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from engine.mlx_worker.model import load_model
 from engine.mlx_worker.start_checks import OptionsError, check_options
+from engine.options import WorkerOptions
 from engine.wire import Message, Ready, StartFailed
 from engine.worker_process import WorkerProcess
 from tests.engine.random_models import make_model, rename_a_token
@@ -76,13 +78,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     return model
 
 
-async def answer(changes: dict[str, Any], models: Callable[[str], str]) -> Message:
-    """What a worker says after it has loaded. Models are named as in `models`, with "=" in front."""
-    options: dict[str, Any] = {
+def changed(changes: dict[str, Any], models: Callable[[str], str]) -> WorkerOptions:
+    """SINGLE but for these. Models are named as in `models`, with "=" in front."""
+    named: dict[str, Any] = {
         name: models(value[1:]) if isinstance(value, str) and value.startswith("=") else value
         for name, value in changes.items()
     }
-    worker = await WorkerProcess.spawn(replace(SINGLE, **options))
+    return replace(SINGLE, **named)
+
+
+async def answer(changes: dict[str, Any], models: Callable[[str], str]) -> Message:
+    """What a worker says after it has loaded."""
+    worker = await WorkerProcess.spawn(changed(changes, models))
     try:
         while messages := await worker.receive():
             for message in messages:
@@ -96,8 +103,6 @@ async def answer(changes: dict[str, Any], models: Callable[[str], str]) -> Messa
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        WRONG[0],
-        WRONG[5],
         (
             {"kv_bits": 8, "kv_group_size": 64},
             ["engine.kv_group_size: got 64", "(32)", "this model: 32"],
@@ -114,6 +119,23 @@ async def answer(changes: dict[str, Any], models: Callable[[str], str]) -> Messa
             ["engine.draft_model", "the model (ArraysCache) cannot go back"],
         ),
         ({"draft_model": "/no/such"}, ["engine.draft_model: cannot load /no/such", "no such directory"]),
+    ],
+    ids=str,
+)
+def test_models_that_cannot_do_it(
+    changes: dict[str, Any], told: list[str], models: Callable[[str], str]
+) -> None:
+    with pytest.raises(OptionsError) as raised:
+        load_model(changed(changes, models))
+    assert [text for text in told if text not in str(raised.value)] == []
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        WRONG[5],
+        ({"draft_model": "=mamba"}, ["engine.draft_model", "draft model (ArraysCache) cannot go back"]),
     ],
     ids=str,
 )

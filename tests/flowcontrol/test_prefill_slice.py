@@ -128,3 +128,11 @@ def test_slices_are_never_empty_nor_too_large(
 def test_what_cannot_work_is_refused(most: int, gap_s: float) -> None:
     with pytest.raises(ValueError, match=f"got {most} and {gap_s}"):
         PrefillSlice(most=most, max_gap_s=gap_s)
+
+
+def test_a_step_without_slice_and_decoding_teaches_nothing() -> None:
+    slices = PrefillSlice(most=MOST, max_gap_s=GAP_S)
+    slices.computed(MOST, 1.0, decoded=False)
+    before = slices.rate, slices.tokens(decoding=True)
+    slices.computed(0, 5.0, decoded=False)
+    assert (slices.rate, slices.tokens(decoding=True)) == before
