@@ -91,7 +91,7 @@ async def long_prompt(system: System, tokenizer: str, number: int) -> dict[str, 
         await asyncio.sleep(_ALONE_S)
         began_s = time.perf_counter()
         job = Job(1, [], 8, tokenizer=tokenizer)
-        long = await read(wire, words(_LONG_TOKENS, seed=-1 - number), job)
+        long = await read(wire, words(_LONG_TOKENS, f"long {number}"), job)
         await asyncio.sleep(_AFTER_S)
         ended_s = time.perf_counter()
         alone = sorted(gap for each in streams for gap in gaps_within(each, 0.0, began_s))
@@ -123,7 +123,8 @@ async def conversation(system: System, tokenizer: str, number: int) -> dict[str,
     async with connected(system) as wire:
         for turn in range(TURNS):
             said = _TURN_TOKENS - (_ANSWER_TOKENS if turn else 0)
-            prompt = f"{prompt} {words(said, seed=number * TURNS + turn)}".strip()
+            new = words(said, f"conversation {number}, turn {turn}")
+            prompt = f"{prompt} {new}".strip()
             stream = await read(wire, prompt, job, texts=True)
             if stream.first_s is None:
                 raise UnavailableCaseError(stream.cause)
@@ -137,7 +138,7 @@ async def seeded(system: System, tokenizer: str, number: int) -> dict[str, Cell]
     """Eight callers without a seed, one stream after the other; a ninth stream without, one with a seed, and
     the same one again alone."""
     job = Job(1, [], _SEEDED_TOKENS, tokenizer=tokenizer)
-    prompt = words(30, seed=number)
+    prompt = words(30, f"seeded {number}")
     free, fixed = Sampling(temperature=0.8), Sampling(temperature=0.8, seed=7 + number)
     async with connected(system) as wire:
         async with others(wire, tokenizer, free, tokens=_SEEDED_TOKENS, again=True) as (streams, _):

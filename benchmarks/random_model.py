@@ -1,8 +1,9 @@
 """Makes a Llama with random weights: 5.3 M parameters, float32.
 
-Usage: python -m benchmarks.random_model DIRECTORY [words]. Its tokenizer is that of the embedded model,
-filled up so that every id has a text. With `words` every id is a word of its own, so that the text of an
-answer has the tokens of the answer when it comes back in a prompt, and the context is 8,192 tokens.
+Usage: python -m benchmarks.random_model DIRECTORY [words] [wide]. Its tokenizer is that of the embedded
+model, filled up so that every id has a text. With `words` every id is a word of its own, so that the text
+of an answer has the tokens of the answer when it comes back in a prompt, and the context is 8,192 tokens.
+With `wide` it has 34 M parameters: the wider a model, the smaller the share of attention in a prompt's time.
 """
 
 import json
@@ -31,13 +32,22 @@ _CONFIG = {
 }
 
 
+_WIDE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 2,
+    "intermediate_size": 2816,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+}
 _WORDS_CONTEXT_TOKENS = 8192
 
 
-def make(directory: Path, *, words: bool = False) -> None:
+def make(directory: Path, *, words: bool = False, wide: bool = False) -> None:
     """Write config, weights and tokenizer into a directory that exists."""
     mx.random.seed(0)
-    config = _CONFIG | {"max_position_embeddings": _WORDS_CONTEXT_TOKENS} if words else _CONFIG
+    config = _CONFIG | (_WIDE if wide else {})
+    if words:
+        config |= {"max_position_embeddings": _WORDS_CONTEXT_TOKENS}
     model = Model(ModelArgs.from_dict(config))
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
@@ -61,5 +71,5 @@ def make(directory: Path, *, words: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), words="words" in sys.argv[2:])
+    make(Path(sys.argv[1]), words="words" in sys.argv[2:], wide="wide" in sys.argv[2:])
     print("made", flush=True)

@@ -25,7 +25,7 @@ _PROMPT_WORDS = 19
 
 def prompts(count: int, seed: int = 0) -> list[str]:
     """Distinct texts of about 30 tokens, the same ones each time for the same seed."""
-    draw = random.Random(seed)
+    draw = random.Random(str(seed))  # Of numbers, Python drops the sign.
     return ["Once upon a time " + " ".join(draw.choices(_WORDS, k=_PROMPT_WORDS)) for _ in range(count)]
 
 

@@ -13,7 +13,7 @@ def word(token_id: int) -> str:
     return "".join(_LETTERS[token_id >> shift & 15] for shift in (8, 4, 0))
 
 
-def words(count: int, seed: int) -> str:
+def words(count: int, seed: int | str) -> str:
     """A text of so many tokens, the same one each time for the same seed."""
-    draw = random.Random(seed)
+    draw = random.Random(str(seed))  # Of numbers, Python drops the sign.
     return " ".join(word(draw.randrange(FIRST_WORD, VOCABULARY)) for _ in range(count))

@@ -5,6 +5,7 @@ import mlx.nn as nn
 
 from engine.mlx_worker.generator import KvCache, StepToken
 from engine.mlx_worker.model_clock import ModelClock
+from engine.mlx_worker.slot_kv_cache import keep_rows, with_slots
 from engine.mlx_worker.step_pipeline import DecodeRow, make_pipeline
 
 # So often memory that MLX keeps for reuse is given back, as in mlx-lm.
@@ -56,28 +57,30 @@ class DecodeRows:
             return None
         return next((place for place, row in enumerate(self._rows) if row.uid == uid), None)
 
-    def join(self, rows: list[DecodeRow], cache: KvCache) -> None:
+    def join(self, rows: list[DecodeRow], caches: list[KvCache]) -> None:
         """Take rows up, while no pass is under way.
 
-        cache: batch caches of just these rows; belongs to the batch from now on.
+        caches: batch caches of just these rows, in their order; they belong to the batch from now on.
         """
         with self._clock:
             self._let_go()
-            if self._rows:
+            if not self._rows:
+                self._cache = with_slots(caches.pop(0))
+            for cache in caches:
                 for mine, theirs in zip(self._cache, cache, strict=True):
                     mine.extend(theirs)
-            else:
-                self._cache = cache
         self._rows = [*self._rows, *rows]
 
     def _let_go(self) -> None:
-        """Take those that were removed out of the cache, all at once."""
+        """Take those that were removed out of the cache, all at once. The last rows take their places."""
         if not self._gone:
             return
-        keep = [place for place, row in enumerate(self._rows) if row.uid not in self._gone]
-        for layer in self._cache:
-            layer.filter(keep)
-        self._rows = [self._rows[place] for place in keep]
+        staying = [place for place, row in enumerate(self._rows) if row.uid not in self._gone]
+        last = [place for place in staying if place >= len(staying)]
+        there = set(staying)
+        places = [place if place in there else last.pop() for place in range(len(staying))]
+        keep_rows(self._cache, places)
+        self._rows = [self._rows[place] for place in places]
         self._gone = set()
 
     @property

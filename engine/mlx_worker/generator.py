@@ -57,7 +57,7 @@ class StepToken:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step gave. model_s: seconds of it that were spent in MLX.
+    """What one step gave. model_s: seconds of it that were spent in MLX. prefill_s: that prompts took.
 
     tokens: at most one of each row, or several of one in their order where a draft model foresaw them.
     """
@@ -65,6 +65,7 @@ class Step:
     prompts: list[PromptProgress]
     tokens: list[StepToken]
     model_s: float
+    prefill_s: float = 0.0
 
 
 class Generator(Protocol):

@@ -55,11 +55,11 @@ class _Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """What a call of PrefillRows.run did. cache: batch caches of the rows that are ready to be decoded."""
+    """What a call of PrefillRows.run did. caches: batch caches of the rows that are ready to be decoded."""
 
     progress: list[PromptProgress]
     rows: list[DecodeRow]
-    cache: KvCache
+    caches: list[KvCache]
 
 
 class PrefillRows:
@@ -109,16 +109,13 @@ class PrefillRows:
             if single:
                 ready += single
                 caches.append(_merge([prompt.cache for prompt in single]))
-            for other in caches[1:]:
-                for mine, theirs in zip(caches[0], other, strict=True):
-                    mine.extend(theirs)
         for prompt in (*at_last, *moved):
             prompt.held = not prompt.remaining
         self._prompts = [prompt for prompt in self._prompts if prompt not in ready]
         return Prefilled(
             [prompt.progress() for prompt in (*at_last, *moved)],
             [DecodeRow(each.uid, each.row, each.tokens, each.row.tokens[-1]) for each in ready],
-            caches[0] if caches else [],
+            caches,
         )
 
     def _compute_slices(

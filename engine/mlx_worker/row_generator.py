@@ -1,5 +1,7 @@
 """Takes rows through a model: prompts by budget, then decoding in one batch, with mlx-lm's caches."""
 
+import time
+
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import maybe_set_recommended_wired_limit
@@ -51,13 +53,15 @@ class RowGenerator:
             return Step([], self._decode.advance(), self._clock.take_s())
         if self._decode.under_way and (tokens := self._decode.finish()):
             return Step([], tokens, self._clock.take_s())
+        began_s = time.perf_counter()
         prefilled = self._prefill.run(prefill_tokens, room)
+        prefill_s = time.perf_counter() - began_s
         if prefilled.rows:
-            self._decode.join(prefilled.rows, prefilled.cache)
+            self._decode.join(prefilled.rows, prefilled.caches)
         tokens = self._decode.advance()
         if not tokens:
             tokens = self._decode.finish()
-        return Step(prefilled.progress, tokens, self._clock.take_s())
+        return Step(prefilled.progress, tokens, self._clock.take_s(), prefill_s)
 
     @property
     def kv_bytes(self) -> int:

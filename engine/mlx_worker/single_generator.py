@@ -110,7 +110,8 @@ class SingleGenerator:
         # Of a row that begins with its last token nothing else is told.
         done = row.covered - len(row.input.covered) if total > 1 else 1
         progress = PromptProgress(uid, done, total, at_last=row.told)
-        return Step([progress], [], time.perf_counter() - began_s)
+        took_s = time.perf_counter() - began_s
+        return Step([progress], [], took_s, took_s)
 
     def _prefill(self, row: _Row, most_tokens: int) -> None:
         """Compute a slice of all but the last token."""

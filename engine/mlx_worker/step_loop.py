@@ -280,7 +280,7 @@ class StepLoop:
             return self._clock() - began_s
         now_s = self._clock()
         computed = sum(self._take_progress(progress, began_s) for progress in step.prompts)
-        self._slices.computed(computed, now_s - began_s, decoded=decoding)
+        self._slices.computed(computed, step.prefill_s)
         if step.tokens:
             self._failed_steps = 0
             self._times.tokens(now_s, decoding=decoding)

@@ -71,8 +71,8 @@ class _Draws:
 
 def _staying(flight: list[DecodeRow], rows: list[DecodeRow]) -> list[int]:
     """Places in flight of the rows that are still there."""
-    there = {each.uid for each in rows}
-    return [place for place, each in enumerate(flight) if each.uid in there]
+    places = {each.uid: place for place, each in enumerate(flight)}
+    return [places[each.uid] for each in rows]
 
 
 @dataclass(frozen=True, slots=True)
