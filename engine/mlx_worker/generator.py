@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
 from engine.events import TokenLogprobs
 from engine.requests import Sampling
 
@@ -46,8 +48,7 @@ class PromptProgress:
     at_last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StepToken:
+class StepToken(msgspec.Struct, frozen=True, gc=False):
     """A row's next token. The row goes on until it is removed."""
 
     uid: int
