@@ -8,7 +8,7 @@ STAMP := $(VENV)/.setup
 PEERS := build/peers
 # Two share the work of starting servers and workers; more of them were slower on two cores.
 TEST_PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SERVICES := $(shell grep -l '^service ' protos/penstock/v1/*.proto)
 

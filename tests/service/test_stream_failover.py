@@ -8,7 +8,7 @@ from flowcontrol.stream_state import State
 from penstock.v1 import generation_pb2 as pb
 from tests.engine.waiting import eventually
 from tests.service.calls import GenerateCall, endless
-from tests.service.drivers import StreamDriver, counted, scripted_engine
+from tests.service.drivers import OPTIONS, StreamDriver, counted, scripted_engine
 from tests.service.servers import serving
 
 TOKENS = 12
@@ -127,7 +127,9 @@ def test_stages_and_cached_tokens_are_told(engine: ScriptedEngine) -> None:
 async def test_on_the_server_a_failover_is_a_notice_between_chunks() -> None:
     engine = scripted_engine(step_s=0.0)
     async with serving(engine) as server, GenerateCall(server.stubs.generation) as call:
-        await call.start(endless(40, flow={"max_unacked_chunks": 5, "max_tokens_per_chunk": 1}))
+        # More than may be waiting to be sent, so that the row is paused however slow the writing is.
+        tokens = 2 * OPTIONS.max_backlog_tokens
+        await call.start(endless(tokens, flow={"max_unacked_chunks": 5, "max_tokens_per_chunk": 1}))
         await call.read_chunks(5)
         await eventually(lambda: engine.snapshot().counters.paused_rows == 1)
         engine.interrupt(1)
@@ -135,5 +137,5 @@ async def test_on_the_server_a_failover_is_a_notice_between_chunks() -> None:
         assert [notice.code for notice in call.answer.notices] == ["FAILOVER"]
         await call.half_close()
         answer = await call.rest()
-    assert answer.text == counted(40)
+    assert answer.text == counted(tokens)
     assert len(answer.notices) == 1
