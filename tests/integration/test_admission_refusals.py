@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -21,7 +22,6 @@ from tests.integration.admission_calls import (
     refusal_of,
     scripted,
     turned_away,
-    waiting,
 )
 from tests.integration.processes import ServerProcess
 from tests.integration.raw_http2 import raw_call
@@ -32,7 +32,8 @@ from tests.service.servers import Stubs, stubs_of
 
 GENERATE = "/penstock.v1.GenerationService/Generate"
 LIMIT = 2
-TTL_S = 0.6
+# So long that none of these tests waits for it, and so short that those of its own do.
+LONG_TTL_S, SHORT_TTL_S = 60.0, 0.6
 MAX_RETRY_S = 20.0
 TENANTS = """
 tenants:
@@ -42,15 +43,14 @@ tenants:
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("refusals")
+@contextmanager
+def refusing(folder: Path, ttl_s: float) -> Iterator[ServerProcess]:
     tenants = folder / "tenants.yaml"
     tenants.write_text(TENANTS)
     options = fixed_limit(
         LIMIT,
         ADMISSION__QUEUE__MAX_REQUESTS="3",
-        ADMISSION__QUEUE__TTL_MS=f"{TTL_S * 1e3:.0f}",
+        ADMISSION__QUEUE__TTL_MS=f"{ttl_s * 1e3:.0f}",
         ADMISSION__MAX_RETRY_MS=f"{MAX_RETRY_S * 1e3:.0f}",
         ADMISSION__TENANTS__FILE=str(tenants),
     )
@@ -58,9 +58,28 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with refusing(tmp_path_factory.mktemp("refusals"), LONG_TTL_S) as server:
+        yield server
+
+
 @pytest_asyncio.fixture
 async def stubs(server: ServerProcess) -> AsyncIterator[Stubs]:
     async with stubs_of(server.address) as stubs:
+        await at_rest(stubs)
+        yield stubs
+
+
+@pytest.fixture(scope="module")
+def impatient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with refusing(tmp_path_factory.mktemp("impatient"), SHORT_TTL_S) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def impatient(impatient_server: ServerProcess) -> AsyncIterator[Stubs]:
+    async with stubs_of(impatient_server.address) as stubs:
         await at_rest(stubs)
         yield stubs
 
@@ -93,14 +112,14 @@ async def test_a_queue_that_is_full_for_one_tenant_has_room_for_another(stubs: S
     await asyncio.gather(*(call.let_go() for call in (*holders, *calls)))
 
 
-async def test_one_that_waited_for_as_long_as_one_may(stubs: Stubs) -> None:
-    holders = [await holding(stubs) for _ in range(LIMIT)]
-    async with TenantCall(stubs.generation) as call:
-        began = await stubs.status()
-        await call.start(held())
+async def test_one_that_waited_for_as_long_as_one_may(impatient: Stubs) -> None:
+    holders = [await holding(impatient) for _ in range(LIMIT)]
+    async with TenantCall(impatient.generation) as call:
+        began = await impatient.status()
+        await call.send(start=held())
         check(await refusal_of(call), "QUEUE_TIMEOUT")
-        ended = await stubs.status()
-    assert TTL_S <= ended.uptime_s - began.uptime_s < TTL_S + 1.0
+        ended = await impatient.status()
+    assert SHORT_TTL_S <= ended.uptime_s - began.uptime_s < SHORT_TTL_S + 1.0
     assert ended.admission.limits.queued == 0
     assert ended.admission.refused["QUEUE_TIMEOUT"] == began.admission.refused["QUEUE_TIMEOUT"] + 1
     assert ended.streams.ended.failed == began.streams.ended.failed + 1
@@ -108,36 +127,38 @@ async def test_one_that_waited_for_as_long_as_one_may(stubs: Stubs) -> None:
         await holder.let_go()
 
 
-async def test_more_requests_in_a_second_than_the_tenant_may_start(stubs: Stubs) -> None:
-    async with TenantCall(stubs.generation, "rare") as call:
+async def test_more_requests_in_a_second_than_the_tenant_may_start(impatient: Stubs) -> None:
+    async with TenantCall(impatient.generation, "rare") as call:
         await call.hold()
-        refusal = await turned_away(stubs, endless(3), "rare")
+        refusal = await turned_away(impatient, endless(3), "rare")
         check(refusal, "TENANT_LIMIT", rare="more than 0.01 requests per second")
         # Others go on.
-        assert len((await generate(stubs.generation, endless(3))).token_ids) == 3
+        assert len((await generate(impatient.generation, endless(3))).token_ids) == 3
         await call.let_go()
 
 
-async def test_more_tokens_in_a_second_than_the_tenant_may_have(stubs: Stubs) -> None:
-    async with TenantCall(stubs.generation, "small") as call:
+async def test_more_tokens_in_a_second_than_the_tenant_may_have(impatient: Stubs) -> None:
+    async with TenantCall(impatient.generation, "small") as call:
         await call.start(endless(30))
         await call.half_close()
         await call.rest()
-    refusal = await turned_away(stubs, endless(30), "small")
+    refusal = await turned_away(impatient, endless(30), "small")
     check(refusal, "TENANT_LIMIT", small="more than 1 tokens per second")
     assert refusal.retry_after_s is not None
     assert refusal.retry_after_s > 5
 
 
-async def test_one_that_waited_for_another_stream_of_its_tenant(stubs: Stubs) -> None:
-    first = await holding(stubs, "single")
-    second = await waiting(stubs, endless(3), "single")
+async def test_one_that_waited_for_another_stream_of_its_tenant(impatient: Stubs, stubs: Stubs) -> None:
+    first = await holding(impatient, "single")
     quota = {"single": "1 streams in flight, as many as it may have"}
-    check(await refusal_of(second), "TENANT_LIMIT", **quota)
-    third = await TenantCall(stubs.generation, "single").hold()
+    check(await turned_away(impatient, endless(3), "single"), "TENANT_LIMIT", **quota)
+    await first.let_go()
+    # One with time enough is let in.
+    first = await holding(stubs, "single")
+    second = await TenantCall(stubs.generation, "single").hold()
     await queued(stubs, 1)
     await first.let_go()
-    await third.let_go()
+    await second.let_go()
 
 
 async def test_a_first_token_that_would_come_after_the_callers_deadline(tmp_path: Path) -> None:
