@@ -26,7 +26,8 @@ from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.admission.ticket import Ticket, TicketState
 from flowcontrol.limits.contract import StrategyName
 from penstock.v1 import status_pb2, status_pb2_grpc
-from service.assembly import LISTENING, governor_options
+from service.assembly import LISTENING
+from service.assembly_options import governor_options
 
 GOAL = 0.99
 MAX_TOKENS = 128

@@ -18,11 +18,10 @@ from grpc import StatusCode
 from benchmarks.admission_load import LoopLag
 from config import Settings, load
 from penstock.v1 import generation_pb2 as pb
-from service.assembly import (
+from service.assembly import configure_logging, model_host
+from service.assembly_options import (
     admission_options,
-    configure_logging,
     governor_options,
-    model_host,
     pool_options,
     server_options,
     stream_options,

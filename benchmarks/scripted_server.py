@@ -25,9 +25,9 @@ from engine.model_host import ModelHost
 from engine.requests import GenerationRequest
 from engine.scripted import Script, ScriptedEngine, counting_script
 from penstock.v1 import generation_pb2 as pb
-from service.assembly import (
+from service.assembly import configure_logging
+from service.assembly_options import (
     admission_options,
-    configure_logging,
     governor_options,
     pool_options,
     server_options,

@@ -14,7 +14,8 @@ from benchmarks.systems import random_model, wait_until_serving
 from config import load
 from engine.mlx_worker.cpu_blas import AUTO, NONE, load_cpu_blas
 from engine.options import WorkerOptions
-from service.assembly import LISTENING, worker_options
+from service.assembly import LISTENING
+from service.assembly_options import worker_options
 
 MAX_TOKENS = 128
 # Prompts that each stream has answered, one after the other, in a run: enough for a run of some seconds.

@@ -15,7 +15,7 @@ from benchmarks.single_engine import RANDOM, Answer, Stream
 from config import load
 from engine.mlx_worker.cpu_blas import AUTO
 from engine.model_source import EMBEDDED
-from service.assembly import worker_options
+from service.assembly_options import worker_options
 
 _PLAIN = "plain"
 _VARIANTS: dict[str, dict[str, Any]] = {

@@ -223,6 +223,78 @@ class LoggingSettings(_Section):
 
     level: Literal["debug", "info", "warning", "error"]
     format: Literal["json", "console"]
+    prompts: bool
+
+
+class TelemetrySettings(_Section):
+    """Metrics and traces."""
+
+    enabled: bool
+    prometheus_host: str = Field(pattern=r"^\S+$", description="a host name or an IP address")
+    prometheus_port: int = Field(ge=0, le=65535)
+    otlp_endpoint: str = Field(
+        pattern=r"^$|^https?://\S+$", description="the http:// or https:// address of a collector, or empty"
+    )
+    otlp_interval_ms: int = Field(ge=100, le=HOUR_MS)
+    trace_sample_ratio: float = Field(ge=0.0, le=1.0)
+    grpc_metrics: bool
+
+
+class SloSettings(_Section):
+    """The service level objectives, and the windows over which they are looked at."""
+
+    enabled: bool
+    evaluation_interval_ms: int = Field(ge=10, le=HOUR_MS)
+    fast_window_ms: int = Field(ge=10, le=DAY_MS)
+    slow_window_ms: int = Field(ge=10, le=DAY_MS)
+    min_samples: int = Field(ge=1, le=1_000_000)
+    ttft_p50_ms: int = Field(ge=0, le=HOUR_MS)
+    ttft_p95_ms: int = Field(ge=0, le=HOUR_MS)
+    inter_token_p95_ms: int = Field(ge=0, le=HOUR_MS)
+    max_refusal_rate: float = Field(ge=0.0, le=1.0)
+    max_infrastructure_cancellations: float = Field(ge=0.0, le=1.0)
+
+
+class RemediationSettings(_Section):
+    """What the server does by itself about breaches of its objectives."""
+
+    mode: Literal["off", "dry_run", "act"]
+    cool_down_ms: int = Field(ge=0, le=DAY_MS)
+    max_actions_per_hour: int = Field(ge=1, le=3600)
+    max_swings: int = Field(ge=1, le=100)
+    max_failures: int = Field(ge=1, le=100)
+
+
+class AlertsSettings(_Section):
+    """Who is told of lasting breaches and of actions."""
+
+    webhook_url: str = Field(
+        pattern=r"^$|^https?://\S+$", description="an http:// or https:// address, or empty"
+    )
+    webhook_secret: str = Field(pattern=r"^$|\S", description="a text without meaning to others, or empty")
+    timeout_ms: int = Field(ge=10, le=600_000)
+    max_attempts: int = Field(ge=1, le=100)
+    queue_size: int = Field(ge=1, le=1_000_000)
+    sustained_ms: int = Field(ge=0, le=DAY_MS)
+
+
+class FeatureSettings(_Section):
+    """For which streams a feature is on."""
+
+    enabled: bool
+    canary_percent: float = Field(ge=0.0, le=99.0)
+    tenants: str = Field(pattern=r"^$|\S", description="names of tenants, with commas between, or empty")
+
+
+class FeaturesSettings(_Section):
+    """The features."""
+
+    roll_back: bool
+    min_samples: int = Field(ge=1, le=1_000_000)
+    coalescing: FeatureSettings
+    pooling: FeatureSettings
+    prefix_cache: FeatureSettings
+    speculation: FeatureSettings
 
 
 class Settings(BaseSettings):
@@ -235,6 +307,11 @@ class Settings(BaseSettings):
     admission: AdmissionSettings
     engine: EngineSettings
     models: ModelsSettings
+    features: FeaturesSettings
+    telemetry: TelemetrySettings
+    slo: SloSettings
+    remediation: RemediationSettings
+    alerts: AlertsSettings
     logging: LoggingSettings
 
     @classmethod
@@ -318,4 +395,6 @@ RULES: tuple[Rule | SumRule, ...] = (
     Rule("engine.stuck_after_ms", ">", "engine.heartbeat_interval_ms"),
     Rule("engine.kill_after_ms", ">", "engine.stuck_after_ms"),
     Rule("engine.restart_backoff_max_ms", ">=", "engine.restart_backoff_initial_ms"),
+    Rule("slo.fast_window_ms", ">=", "slo.evaluation_interval_ms"),
+    Rule("slo.slow_window_ms", ">=", "slo.fast_window_ms"),
 )

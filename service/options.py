@@ -60,3 +60,15 @@ class ServerOptions:
     drain_grace_s: float
     health_interval_s: float
     models_remote_control: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryOptions:
+    """Metrics and traces; meanings as in config/runtime.yaml, telemetry."""
+
+    prometheus_host: str
+    prometheus_port: int
+    otlp_endpoint: str
+    otlp_interval_s: float
+    trace_sample_ratio: float
+    grpc_metrics: bool

@@ -91,7 +91,8 @@ def refused_file(folder: Path, text: str | bytes) -> list[str]:
         ),
         (
             "logging: json",
-            'config.yaml: logging: got "json"; allowed: a mapping with some of the keys level, format',
+            'config.yaml: logging: got "json"; allowed: a mapping with some of the keys '
+            "level, format, prompts",
         ),
     ],
 )
@@ -110,8 +111,8 @@ def test_wrong_values_in_a_file(text: str, expected: str, tmp_path: Path) -> Non
         ("sever: {port: 1}", "sever: unknown key; nearest known key: server"),
         ("port: 1", "port: unknown key; nearest known key: server.port"),
         ("server.port: 1", '"server.port": unknown key; nearest known key: server'),
-        ("logging: {x: 1}", "logging.x: unknown key; known keys: level, format"),
-        ("logging: {1: 1}", 'logging."1": unknown key; known keys: level, format'),
+        ("logging: {x: 1}", "logging.x: unknown key; known keys: level, format, prompts"),
+        ("logging: {1: 1}", 'logging."1": unknown key; known keys: level, format, prompts'),
         ("server: {Port: 1}", "server.Port: unknown key; nearest known key: port"),
     ],
 )
@@ -297,7 +298,8 @@ def test_all_problems_are_named_at_once_in_the_order_of_the_sources(tmp_path: Pa
         '--env: got "qa"; allowed: one of production, development, test',
         f'{path}: server.port: got "abc"; {PORT}',
         f'{path}: engine.stuck_after_ms: got "abc"; allowed: an integer from 100 to 3600000',
-        "--x: x: unknown key; known keys: server, stream_registry, admission, engine, models, logging",
+        "--x: x: unknown key; known keys: server, stream_registry, admission, engine, models, features, "
+        "telemetry, slo, remediation, alerts, logging",
         "impossible combination: "
         f"engine.max_batch_rows = 1 ({path}), engine.prefill_batch_rows = 8 (config/runtime.yaml); "
         "rule: engine.max_batch_rows >= engine.prefill_batch_rows",

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from penstock.v1 import feature_pb2 as _feature_pb2
 from penstock.v1 import generation_pb2 as _generation_pb2
 from penstock.v1 import limits_pb2 as _limits_pb2
 from penstock.v1 import model_pb2 as _model_pb2
@@ -21,6 +22,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Verdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
+    """Never sent."""
+    VERDICT_UNKNOWN: _Verdict.ValueType  # 1
+    """Too few samples to say anything."""
+    VERDICT_MET: _Verdict.ValueType  # 2
+    """Within its budget."""
+    VERDICT_BREACHED: _Verdict.ValueType  # 3
+    """Its budget is being used up faster than it may in both windows."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+    """What is to be said of an objective."""
+
+VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
+"""Never sent."""
+VERDICT_UNKNOWN: Verdict.ValueType  # 1
+"""Too few samples to say anything."""
+VERDICT_MET: Verdict.ValueType  # 2
+"""Within its budget."""
+VERDICT_BREACHED: Verdict.ValueType  # 3
+"""Its budget is being used up faster than it may in both windows."""
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 class _StreamState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -207,6 +236,9 @@ class Status(_message.Message):
     ADMISSION_FIELD_NUMBER: _builtins.int
     WAITING_FOR_WORKER_FIELD_NUMBER: _builtins.int
     FAILOVERS_FIELD_NUMBER: _builtins.int
+    SERVICE_LEVELS_FIELD_NUMBER: _builtins.int
+    REMEDIATION_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of Penstock."""
     uptime_s: _builtins.float
@@ -241,6 +273,18 @@ class Status(_message.Message):
     def admission(self) -> Global___Admission:
         """Who may start, who waits, and who was refused."""
 
+    @_builtins.property
+    def service_levels(self) -> Global___ServiceLevels:
+        """The service level objectives. Absent while slo.enabled is false."""
+
+    @_builtins.property
+    def remediation(self) -> Global___Remediation:
+        """What the server did, or would have done, about breaches. Absent while remediation.mode is off."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_pb2.Feature]:
+        """The features, in the order of their names."""
+
     def __init__(
         self,
         *,
@@ -255,14 +299,208 @@ class Status(_message.Message):
         admission: Global___Admission | None = ...,
         waiting_for_worker: _builtins.int = ...,
         failovers: _builtins.int = ...,
+        service_levels: Global___ServiceLevels | None = ...,
+        remediation: Global___Remediation | None = ...,
+        features: _abc.Iterable[_feature_pb2.Feature] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "message_pool", b"message_pool", "streams", b"streams"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "message_pool", b"message_pool", "remediation", b"remediation", "service_levels", b"service_levels", "streams", b"streams"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "admission", b"admission", "draining", b"draining", "failovers", b"failovers", "message_pool", b"message_pool", "models", b"models", "streams", b"streams", "uptime_s", b"uptime_s", "version", b"version", "waiting_for_worker", b"waiting_for_worker", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "admission", b"admission", "draining", b"draining", "failovers", b"failovers", "features", b"features", "message_pool", b"message_pool", "models", b"models", "remediation", b"remediation", "service_levels", b"service_levels", "streams", b"streams", "uptime_s", b"uptime_s", "version", b"version", "waiting_for_worker", b"waiting_for_worker", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class ServiceLevels(_message.Message):
+    """The service level objectives, as they were last evaluated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
+    EVALUATED_AGO_MS_FIELD_NUMBER: _builtins.int
+    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    FAST_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    SLOW_WINDOW_MS_FIELD_NUMBER: _builtins.int
+    evaluated_ago_ms: _builtins.float
+    """Milliseconds since the evaluation."""
+    interval_ms: _builtins.float
+    """Milliseconds between two evaluations."""
+    fast_window_ms: _builtins.float
+    """Milliseconds of the fast and of the slow window."""
+    slow_window_ms: _builtins.float
+    """Milliseconds of the slow window."""
+    @_builtins.property
+    def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objective]:
+        """Each objective."""
+
+    def __init__(
+        self,
+        *,
+        objectives: _abc.Iterable[Global___Objective] | None = ...,
+        evaluated_ago_ms: _builtins.float = ...,
+        interval_ms: _builtins.float = ...,
+        fast_window_ms: _builtins.float = ...,
+        slow_window_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluated_ago_ms", b"evaluated_ago_ms", "fast_window_ms", b"fast_window_ms", "interval_ms", b"interval_ms", "objectives", b"objectives", "slow_window_ms", b"slow_window_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceLevels: _TypeAlias = ServiceLevels  # noqa: Y015
+
+@_typing.final
+class Objective(_message.Message):
+    """One objective."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    FAST_FIELD_NUMBER: _builtins.int
+    SLOW_FIELD_NUMBER: _builtins.int
+    FAST_BURN_RATE_FIELD_NUMBER: _builtins.int
+    SLOW_BURN_RATE_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    BREACHED_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """ttft_p50, ttft_p95, inter_token_p95, refusal_rate or infrastructure_cancellations."""
+    target: _builtins.float
+    """Milliseconds for times, a share 0..1 for rates."""
+    verdict: Global___Verdict.ValueType
+    """What is to be said of it."""
+    fast: _builtins.float
+    """The value over the fast window, in the unit of the target; absent with too few samples."""
+    slow: _builtins.float
+    """The value over the slow window; absent with too few samples."""
+    fast_burn_rate: _builtins.float
+    """How fast the budget of bad events is used up in the fast window; 1: just as fast as allowed."""
+    slow_burn_rate: _builtins.float
+    """The same for the slow window."""
+    samples: _builtins.int
+    """Samples in the fast window."""
+    breached_ms: _builtins.float
+    """Milliseconds since the breach began; 0 without one."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        target: _builtins.float = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        fast: _builtins.float | None = ...,
+        slow: _builtins.float | None = ...,
+        fast_burn_rate: _builtins.float | None = ...,
+        slow_burn_rate: _builtins.float | None = ...,
+        samples: _builtins.int = ...,
+        breached_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fast", b"_fast", "_fast_burn_rate", b"_fast_burn_rate", "_slow", b"_slow", "_slow_burn_rate", b"_slow_burn_rate", "fast", b"fast", "fast_burn_rate", b"fast_burn_rate", "slow", b"slow", "slow_burn_rate", b"slow_burn_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fast", b"_fast", "_fast_burn_rate", b"_fast_burn_rate", "_slow", b"_slow", "_slow_burn_rate", b"_slow_burn_rate", "breached_ms", b"breached_ms", "fast", b"fast", "fast_burn_rate", b"fast_burn_rate", "name", b"name", "samples", b"samples", "slow", b"slow", "slow_burn_rate", b"slow_burn_rate", "target", b"target", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fast: _TypeAlias = _typing.Literal["fast"]  # noqa: Y015
+    _WhichOneofArgType__fast: _TypeAlias = _typing.Literal["_fast", b"_fast"]  # noqa: Y015
+    _WhichOneofReturnType__fast_burn_rate: _TypeAlias = _typing.Literal["fast_burn_rate"]  # noqa: Y015
+    _WhichOneofArgType__fast_burn_rate: _TypeAlias = _typing.Literal["_fast_burn_rate", b"_fast_burn_rate"]  # noqa: Y015
+    _WhichOneofReturnType__slow: _TypeAlias = _typing.Literal["slow"]  # noqa: Y015
+    _WhichOneofArgType__slow: _TypeAlias = _typing.Literal["_slow", b"_slow"]  # noqa: Y015
+    _WhichOneofReturnType__slow_burn_rate: _TypeAlias = _typing.Literal["slow_burn_rate"]  # noqa: Y015
+    _WhichOneofArgType__slow_burn_rate: _TypeAlias = _typing.Literal["_slow_burn_rate", b"_slow_burn_rate"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fast) -> _WhichOneofReturnType__fast | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fast_burn_rate) -> _WhichOneofReturnType__fast_burn_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slow) -> _WhichOneofReturnType__slow | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slow_burn_rate) -> _WhichOneofReturnType__slow_burn_rate | None: ...
+
+Global___Objective: _TypeAlias = Objective  # noqa: Y015
+
+@_typing.final
+class Remediation(_message.Message):
+    """What is done about breaches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Whether actions are only told, not taken."""
+    suspended: _builtins.str
+    """Whether actions are suspended, because they failed or did not help; why, or empty."""
+    @_builtins.property
+    def active(self) -> _containers.RepeatedCompositeFieldContainer[Global___RemediationEvent]:
+        """Actions in force, oldest first."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RemediationEvent]:
+        """The latest events, at most 20, newest first."""
+
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+        suspended: _builtins.str = ...,
+        active: _abc.Iterable[Global___RemediationEvent] | None = ...,
+        events: _abc.Iterable[Global___RemediationEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "dry_run", b"dry_run", "events", b"events", "suspended", b"suspended"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Remediation: _TypeAlias = Remediation  # noqa: Y015
+
+@_typing.final
+class RemediationEvent(_message.Message):
+    """One thing that was done, or undone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    AGO_MS_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """What: LOWER_LIMIT, FIX_LIMIT, SHRINK_PREFILL, EVICT_CACHES, THROTTLE_TENANT, RESTART_WORKER or
+    ROLL_BACK_FEATURE.
+    """
+    subject: _builtins.str
+    """What it was done to, such as the name of a tenant, a worker or a feature; empty for the server."""
+    cause: _builtins.str
+    """Why."""
+    outcome: _builtins.str
+    """TAKEN, UNDONE, HELD (left in force, because it swung), FAILED or SKIPPED (by a cool-down or a bound)."""
+    dry_run: _builtins.bool
+    """Whether it was only told."""
+    ago_ms: _builtins.float
+    """Milliseconds since then."""
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        ago_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "ago_ms", b"ago_ms", "cause", b"cause", "dry_run", b"dry_run", "outcome", b"outcome", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemediationEvent: _TypeAlias = RemediationEvent  # noqa: Y015
 
 @_typing.final
 class StreamStatus(_message.Message):
