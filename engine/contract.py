@@ -247,9 +247,9 @@ class Engine(Protocol):
         """End the process of a worker, whatever it is doing, and start another one at once.
 
         Its streams go on as after any loss of a worker, but none of them is held to be the cause, and the
-        restart is no step towards a crash loop. why: for the log. Nothing more is done for a worker that is
-        being ended already. Raises EngineError: INVALID_REQUEST when there is no such worker; otherwise when
-        its model is not loaded: MODEL_LOADING, CRASH_LOOP, DRAINING.
+        restart is no step towards a crash loop. why: for the log. Raises EngineError: INVALID_REQUEST when
+        there is no such worker; MODEL_LOADING, CRASH_LOOP or DRAINING when its model is not loaded, as it is
+        not after an earlier call.
         """
 
     def snapshot(self) -> EngineSnapshot: ...

@@ -116,10 +116,10 @@ class PoolWorker:
         """End the process, to start another one at once. Whether it was loaded; otherwise nothing is done."""
         if self._process is None or self.state not in (WorkerState.READY, WorkerState.SUSPECT):
             return False
-        if not self._restarting:
-            _log.warning("restarting worker", worker=self.index, pid=self.pid, why=why)
-            self._restarting = True
-            self._process.kill()
+        _log.warning("restarting worker", worker=self.index, pid=self.pid, why=why)
+        self._restarting = True
+        self._apply(WorkerEvent.LOST)  # It gets no more streams; those that it has are told when it is gone.
+        self._process.kill()
         return True
 
     def drain(self) -> None:
