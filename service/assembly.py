@@ -33,6 +33,8 @@ _log = structlog.get_logger("penstock.assembly")
 
 # The line on standard output that says where the server listens; `penstock demo` and tests read it.
 LISTENING = "penstock listening on "
+# The line after it, where metrics are served.
+METRICS = "penstock metrics on "
 
 
 def model_engine(settings: Settings, source: str) -> Engine:
