@@ -135,26 +135,26 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._streams[stream] = None
         self._idle.clear()
         hold.cut = lambda: stream.take_error(_unloaded(hold.info))
-        how = Input.CANCEL
+        how, failure = Input.CANCEL, None
         try:
             async with asyncio.timeout(None) as alarm:
                 stream.watch(lambda deadline_s: self._arm(alarm, deadline_s))
                 await _run(stream, hold.info, context)
         except TimeoutError:  # A timer of the stream; asyncio cancelled what was under way.
-            how = Input.FAIL
-            raise stream.timed_out() from None
+            how, failure = Input.FAIL, stream.timed_out()
+            raise failure from None
         except grpc.aio.InternalError as error:
             # A write fails before grpc.aio cancels the handler of a caller who is lost.
             raise asyncio.CancelledError from error
         except ServiceError as error:
-            stream.take_error(error)
+            how, failure = Input.FAIL, error
             raise
         except Exception:
             # Any error out of a lost connection is the loss.
             how = Input.CANCEL if context.done() else Input.FAIL
             raise
         finally:
-            stream.close(how)
+            stream.close(how, failure)
             del self._streams[stream]
             if not self._streams:
                 self._idle.set()

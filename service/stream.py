@@ -259,13 +259,12 @@ class Stream:
 
     def timed_out(self) -> ServiceError:
         """The error with which the stream ends, when the deadline last told to `rearm` has passed."""
-        self.take_error(self._deadlines.passed(self.credits()))
-        assert self._error is not None
-        return self._error
+        return self._deadlines.passed(self.credits())
 
-    def close(self, how: Input) -> None:
-        """Give everything back. how: CANCEL or FAIL, for a stream that has not ended."""
+    def close(self, how: Input, error: ServiceError | None = None) -> None:
+        """Give everything back. how: CANCEL or FAIL, for a stream that has not ended; error: with what."""
         self._deadlines.unwatch()
+        self._error = self._error or error
         self._leave(how)
         if self._lease is not None:
             self._lease.release()
