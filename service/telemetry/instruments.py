@@ -169,4 +169,5 @@ GATEWAY: tuple[Instrument[Reading], ...] = (
 PROCESS: tuple[Instrument[Reading], ...] = (
     _gauge("build_info", "", "The version that runs; always 1.", lambda r: one(1, version=r.version)),
     _gauge("uptime", "s", "Since the server started.", lambda r: one(r.uptime_s)),
+    _gauge("asyncio_tasks", "", "Tasks of the server's event loop.", lambda r: one(r.tasks)),
 )

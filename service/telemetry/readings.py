@@ -1,5 +1,6 @@
 """Everything that metrics are read from, taken in one go on the event loop."""
 
+import asyncio
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ class Reading:
     """The server at one moment. streams: those that have not ended.
 
     failovers, waiting_for_worker: of all models. evictions: parked KV caches that were lost to their budget,
-    in all lives of all workers. max_batch_rows: of one worker.
+    in all lives of all workers. max_batch_rows: of one worker. tasks: of the event loop.
     """
 
     version: str
@@ -37,6 +38,7 @@ class Reading:
     totals: TotalsSnapshot
     evictions: int
     max_batch_rows: int
+    tasks: int
 
     def workers(self) -> Iterable[tuple[ModelSnapshot, WorkerSnapshot]]:
         for model in self.models:
@@ -123,6 +125,7 @@ class Readings:
             totals=self._totals.snapshot(),
             evictions=self._evictions.take(evictions),
             max_batch_rows=self._max_batch_rows,
+            tasks=len(asyncio.all_tasks()),
         )
 
     def take_histograms(self) -> tuple[HistogramSnapshot, ...]:
