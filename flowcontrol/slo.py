@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowcontrol.slo_verdict import Judge, Objective, ObjectiveSnapshot, Target
-from flowcontrol.slo_window import Events, SlidingWindow, Slice
+from flowcontrol.slo_window import Events, Slice, SlidingWindow
 
 
 @dataclass(frozen=True, slots=True)
 class SloOptions:
     """interval_s: time between two evaluations. fast_window_s: latest time that must be bad for a breach, and
-    good for its end; slow_window_s: longer time that must be bad as well (slo_verdict.py says when not).
-    min_samples: in the fast window, below which nothing is said. ttft_p50_s, ttft_p95_s, inter_token_p95_s: 0
-    for no such objective. max_refusal_rate, max_infrastructure_cancellations: shares, 1 for no such objective.
+    good for its end. slow_window_s: longer time that must be bad as well (slo_verdict.py says when not).
+    min_samples: in the fast window, below which nothing is said. ttft_p50_s, ttft_p95_s, inter_token_p95_s:
+    0 for no such objective. max_refusal_rate, max_infrastructure_cancellations: shares, 1 for none.
 
     Raises ValueError unless 0 < interval_s <= fast_window_s <= slow_window_s and min_samples >= 1.
     """

@@ -43,7 +43,7 @@ class Slice:
         self._all[objective] = self._all.get(objective, 0) + of
 
     def measure(self, sketch: str, values: Sequence[float]) -> None:
-        """Of many values some go into the sketch, taken evenly, each with the weight of those it stands for."""
+        """Of many values some go into the sketch, taken evenly, with the weight of those they stand for."""
         step = ceil(len(values) / MAX_SKETCHED)
         taken = values[::step] if step else values
         for value in taken:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from flowcontrol.remediation.actions import (
     ONE_SHOT,
     REPEATABLE,
-    Action,
     Event,
     Key,
     Outcome,
@@ -14,6 +13,7 @@ from flowcontrol.remediation.actions import (
     StepKind,
 )
 from flowcontrol.remediation.brakes import Breaker, Pace, Swings
+from flowcontrol.remediation.contract import RemediationOptions, RemediationSnapshot
 from flowcontrol.remediation.journal import Journal
 from flowcontrol.remediation.rules import RULES, Wanted, remains, well
 from flowcontrol.remediation.signals import Signals
@@ -26,44 +26,7 @@ EFFECT_INTERVALS = 2
 """Besides the fast window, which must have gone by before an action can have cleared it: one until the action
 works, one for the evaluation that sees it."""
 HOLD_COOL_DOWNS = 10
-"""Cool-downs without a breach until what swung is undone after all."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemediationOptions:
-    """act: whether actions are taken; otherwise they are only told. cool_down_s: between two of the same action
-    on the same subject. max_actions_per_hour: undoing does not count, for it must not wait. max_swings: times
-    that an action is taken and undone within an hour before it is left in force. max_failures: actions in a row
-    that fail or do not help before none is taken for an hour.
-
-    Raises ValueError unless cool_down_s is at least 0 and the others at least 1.
-    """
-
-    act: bool
-    cool_down_s: float
-    max_actions_per_hour: int
-    max_swings: int
-    max_failures: int
-
-    def __post_init__(self) -> None:
-        if self.cool_down_s < 0:
-            raise ValueError(f"cool_down_s must be at least 0, got {self.cool_down_s}")
-        for name in ("max_actions_per_hour", "max_swings", "max_failures"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, slots=True)
-class RemediationSnapshot:
-    """suspended: why no action is taken, or empty. active: in force, oldest first. events: the latest, newest
-    first. counts: of all events.
-    """
-
-    dry_run: bool
-    suspended: str
-    active: tuple[Event, ...]
-    events: tuple[Event, ...]
-    counts: Mapping[tuple[Action, Outcome], int]
+"""Cool-downs without a cause until what swung is undone after all; at least a slow window."""
 
 
 @dataclass(slots=True)
@@ -81,11 +44,11 @@ class _InForce:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """An action whose effect is not known before due_s. rank: of its rule; low is specific."""
+    """An action whose effect is not known before due_s. level: of its rule."""
 
     step: Step
     objective: Objective | None
-    rank: int
+    level: int
     due_s: float
 
 
@@ -122,9 +85,9 @@ class Policy:
         steps = self._undo(signals, wanted, now_s)
         slo = signals.slo
         effect_s = slo.fast_window_s + EFFECT_INTERVALS * slo.interval_s
-        for rank, want in wanted.values():
-            if self._may_take(rank, want, now_s):
-                steps.append(self._take(rank, want, effect_s, now_s))
+        for level, want in wanted.values():
+            if self._may_take(level, want, now_s):
+                steps.append(self._take(level, want, effect_s, now_s))
         return steps if self._options.act else []
 
     def report(self, step: Step, error: str | None, now_s: float) -> None:
@@ -153,11 +116,11 @@ class Policy:
         )
 
     def _wanted(self, signals: Signals) -> dict[Key, tuple[int, Wanted]]:
-        """With the rank of the rule, from the most specific on."""
+        """With the level of the rule, from the most specific on."""
         wanted: dict[Key, tuple[int, Wanted]] = {}
-        for rank, rule in enumerate(RULES):
+        for rule in RULES:
             for want in rule.find(signals, self._step_times):
-                wanted.setdefault(want.key, (rank, want))
+                wanted.setdefault(want.key, (rule.level, want))
         return wanted
 
     def _judge(self, signals: Signals, wanted: Mapping[Key, object], now_s: float) -> None:
@@ -183,17 +146,18 @@ class Policy:
                 each.good, each.bad_s = 0, now_s
                 continue
             each.good += 1
-            if each.good >= UNDO_AFTER and not self._holds(key, each, now_s):
+            if each.good >= UNDO_AFTER and not self._holds(key, each, signals, now_s):
                 step = Step(StepKind.UNDO, *key, "its cause has ended")
                 steps.append(step)
                 self._begin(step, None, now_s)
         return steps
 
-    def _holds(self, key: Key, each: _InForce, now_s: float) -> bool:
+    def _holds(self, key: Key, each: _InForce, signals: Signals, now_s: float) -> bool:
         """Whether it is left in force because it was taken and undone too often."""
         if not self._swings.too_many(key, now_s):
             return False
-        if now_s - each.bad_s >= HOLD_COOL_DOWNS * self._options.cool_down_s:
+        hold_s = max(HOLD_COOL_DOWNS * self._options.cool_down_s, signals.slo.slow_window_s)
+        if now_s - each.bad_s >= hold_s:
             self._swings.forget(key)
             return False
         if each.event.outcome is not Outcome.HELD:
@@ -201,13 +165,13 @@ class Policy:
             each.event = self._note(step, Outcome.HELD, now_s)
         return True
 
-    def _may_take(self, rank: int, want: Wanted, now_s: float) -> bool:
+    def _may_take(self, level: int, want: Wanted, now_s: float) -> bool:
         key = want.key
         if key in self._pending or key in self._trials or key in self._told:
             return False
         if key in self._in_force and (key[0] not in REPEATABLE or not self._options.act):
             return False
-        if RULES[rank].waits and any(trial.rank < rank for trial in self._trials.values()):
+        if any(trial.level < level for trial in self._trials.values()):
             return False
         suspended = self._breaker.suspended(now_s)
         why_not = "suspended" if suspended else self._pace.why_not(key, now_s)
@@ -219,11 +183,11 @@ class Policy:
             self._note(step, Outcome.SKIPPED, now_s)
         return False
 
-    def _take(self, rank: int, want: Wanted, effect_s: float, now_s: float) -> Step:
+    def _take(self, level: int, want: Wanted, effect_s: float, now_s: float) -> Step:
         step = Step(StepKind.TAKE, want.action, want.subject, want.cause)
         self._pace.take(want.key, now_s)
         self._skipped.pop(want.key, None)
-        self._trials[want.key] = _Trial(step, want.objective, rank, now_s + effect_s)
+        self._trials[want.key] = _Trial(step, want.objective, level, now_s + effect_s)
         self._begin(step, want.objective, now_s)
         return step
 

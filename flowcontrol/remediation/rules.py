@@ -10,11 +10,11 @@ from flowcontrol.remediation.step_times import StepTimes
 from flowcontrol.slo_verdict import Objective, ObjectiveSnapshot
 
 KV_FULL, KV_ROOM = 0.95, 0.7
-"""Use of the memory for KV caches at which they are evicted, and below which their budget is given back: what is
-given back fills again."""
+"""Use of the memory for KV caches at which they are evicted, and below which their budget is given back: what
+is given back fills again."""
 FLOOD_SHARE, FLOOD_OVER = 0.5, 0.4
-"""Share of the demand at which a tenant is a flood, and below which it is none any more. Not the breach ends a
-throttle, which is why it is over, but the demand."""
+"""Share of the demand at which a tenant is a flood, and below which it is none any more. The end of the
+breach is no reason to end a throttle: the throttle is why it ended."""
 PREFILL_MUCH, PREFILL_LITTLE = 0.5, 0.25
 """Share of the step time of prompts at which they hold up decoding, and below which they do not any more."""
 LIMIT_SWINGS = 3
@@ -40,10 +40,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """waits: while a more specific answer may not have had its effect yet."""
+    """level: 0 is the most specific. A rule waits while an action of a lower level may yet have its effect."""
 
     find: Callable[[Signals, StepTimes], list[Wanted]]
-    waits: bool
+    level: int
 
 
 def worse_canary(signals: Signals, times: StepTimes) -> list[Wanted]:
@@ -112,14 +112,15 @@ def too_much_load(signals: Signals, times: StepTimes) -> list[Wanted]:
 
 
 RULES = (
-    Rule(worse_canary, waits=False),
-    Rule(stuck_worker, waits=False),
-    Rule(slow_worker, waits=False),
-    Rule(kv_shortage, waits=True),
-    Rule(tenant_flood, waits=True),
-    Rule(long_prefill, waits=True),
-    Rule(swinging_limit, waits=True),
-    Rule(too_much_load, waits=True),
+    Rule(worse_canary, 0),
+    Rule(stuck_worker, 0),
+    Rule(slow_worker, 0),
+    # A flood may be what fills the memory: neither waits for the other.
+    Rule(kv_shortage, 1),
+    Rule(tenant_flood, 1),
+    Rule(long_prefill, 2),
+    Rule(swinging_limit, 3),
+    Rule(too_much_load, 4),
 )
 
 

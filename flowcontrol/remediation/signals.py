@@ -64,8 +64,8 @@ class FeatureSignal:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """kv_use: share of the memory for KV caches in use, 0..1. kv_refusals, kv_evictions: for want of it, since
-    the last evaluation. prefill_share: of the step time, spent on prompts, 0..1; None when unknown.
+    """kv_use: share of the memory for KV caches in use, 0..1. kv_refusals, kv_evictions: for want of it,
+    since the last evaluation. prefill_share: of the step time, spent on prompts, 0..1; None when unknown.
     """
 
     slo: SloSnapshot

@@ -14,7 +14,7 @@ SLOW_FACTOR = 3.0
 
 
 class StepTimes:
-    """Keeps the longest mean step time of each worker while all was well. Bounded by the number of workers."""
+    """Keeps the longest mean step time of each worker while all was well, of those workers there are."""
 
     def __init__(self) -> None:
         self._usual_ms: dict[str, float] = {}
@@ -46,7 +46,7 @@ class StepTimes:
         """In which way it is slow; None when it is not, or when there is nothing to compare it with.
 
         It must be slower than its siblings, the workers of the same model, and than itself in good times, as
-        far as both are known: alone, the one says that its batch is larger, the other that all have more to do.
+        far as both are known. Alone, the first may mean a larger batch, the second more work for all.
         """
         siblings_ms = [
             each.step_ms
