@@ -125,9 +125,7 @@ class Policy:
 
     def _judge(self, signals: Signals, wanted: Mapping[Key, object], now_s: float) -> None:
         """Whether the actions that have had time to work did."""
-        due = [
-            key for key, each in self._trials.items() if each.due_s <= now_s and key not in self._pending
-        ]
+        due = [key for key, each in self._trials.items() if each.due_s <= now_s and key not in self._pending]
         for key in due:
             trial = self._trials.pop(key)
             objective = signals.slo.find(trial.objective) if trial.objective else None

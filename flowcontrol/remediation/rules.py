@@ -40,7 +40,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """level: 0 is the most specific. A rule waits while an action of a lower level may yet have its effect."""
+    """level: 0 is the most specific. A rule waits while an action of a lower level may yet work."""
 
     find: Callable[[Signals, StepTimes], list[Wanted]]
     level: int
