@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from engine.contract import EngineError, ModelInfo
 from engine.hosted_model import Hold
 from engine.model_host import ModelHost
+from flowcontrol.features import ALL_ON, FeatureName, FeatureTable
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
@@ -36,7 +37,10 @@ Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Serves streams from the models, as admission lets them. pool: None to make each message anew."""
+    """Serves streams from the models, as admission lets them.
+
+    pool: None to make each message anew. features: None to have all of them on for every stream.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         options: StreamOptions,
         pool: MessagePool | None,
         *,
+        features: FeatureTable | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = models
@@ -53,6 +58,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._admission = admission
         self._options = options
         self._pool = pool
+        self._features = features
         self._clock = clock
         self._streams: dict[Stream, None] = {}
         self._idle = asyncio.Event()
@@ -112,11 +118,21 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         _check_fingerprint(start, hold.info)
         _check_ready(hold)
         tenant = tenant_of(context)
-        start = start.of_tenant(tenant)
+        features = ALL_ON if self._features is None else self._features.of(start.request_id, tenant)
+        start = start.of_tenant(tenant).with_features(features)
         seat = self._admission.ask(start, tenant, context.time_remaining())
         place = self._registry.admit()
-        lease = self._pool.lease() if self._pool is not None else None
-        stream = Stream(hold.engine, place, seat, start, self._options, self._clock, lease)
+        pool = self._pool if FeatureName.POOLING in features.on else None
+        stream = Stream(
+            hold.engine,
+            place,
+            seat,
+            start,
+            self._options,
+            self._clock,
+            pool.lease() if pool is not None else None,
+            coalesce=FeatureName.COALESCING in features.on,
+        )
         self._streams[stream] = None
         self._idle.clear()
         hold.cut = lambda: stream.take_error(_unloaded(hold.info))

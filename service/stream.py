@@ -57,7 +57,10 @@ class Stream:
         options: StreamOptions,
         clock: Callable[[], float],
         lease: Lease[ChunkMessage] | None = None,
+        *,
+        coalesce: bool = True,
     ) -> None:
+        """coalesce: False for one token in each chunk, also for a reader that is behind."""
         self.wake = asyncio.Event()
         self.ended = False
         """Whether next_message has given the last message."""
@@ -80,12 +83,10 @@ class Stream:
         self._ack_times = AckTimes(options.slow_consumer_threshold_s)
         if not options.enforce_credits:
             self._ack_times.clear()
+        most = self._max_tokens_per_chunk if coalesce else 1
         self._outbox: Outbox[Piece] = Outbox(
             self._credits,
-            rule=ChunkSizeRule(
-                least=min(options.min_tokens_per_chunk, self._max_tokens_per_chunk),
-                most=self._max_tokens_per_chunk,
-            ),
+            rule=ChunkSizeRule(least=min(options.min_tokens_per_chunk, most), most=most),
             max_backlog=options.max_backlog_tokens,
             max_bytes_per_chunk=options.response_chunk_bytes,
             size_of=responses.size_of,
