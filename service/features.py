@@ -105,26 +105,27 @@ class FeatureServicer(feature_pb2_grpc.FeatureServiceServicer):
     ) -> pb.UpdateFeatureResponse:
         peer = context.peer()
         if not self._remote_control and not is_local(peer):
-            message = (
-                "admission.remote_control is off: features are changed from the server's own machine only"
-            )
+            message = "admission.remote_control is off: features are changed on the server's own machine only"
             raise ServiceError(Reason.NOT_ALLOWED, message)
         name = read_update(request)
-        change = request.WhichOneof("change")
+        before = self._feature(name)
         try:
             self._change(name, request)
         except CanaryError as error:
             raise ServiceError(Reason.CANARY_RUNNING, str(error)) from error
+        after = self._feature(name)
         _log.info(
-            "feature changed by a caller",
+            "feature changed",
             peer=unquote(peer),
             note=request.note,
             feature=name.value,
-            change=change,
-            percent=request.canary_percent,
+            before=_logged(before),
+            after=_logged(after),
         )
-        [changed] = [one for one in features(self._rollout) if one.name == name]
-        return pb.UpdateFeatureResponse(feature=changed)
+        return pb.UpdateFeatureResponse(feature=after)
+
+    def _feature(self, name: FeatureName) -> pb.Feature:
+        return next(one for one in features(self._rollout) if one.name == name)
 
     def _change(self, name: FeatureName, request: pb.UpdateFeatureRequest) -> None:
         match request.WhichOneof("change"):
@@ -135,3 +136,9 @@ class FeatureServicer(feature_pb2_grpc.FeatureServiceServicer):
             case "canary_percent":
                 reason = request.note or f"canary of {request.canary_percent:g} % begun by an operator"
                 self._rollout.set_canary(name, request.canary_percent, reason)
+
+
+def _logged(feature: pb.Feature) -> dict[str, object]:
+    """What the change is about, for the audit line."""
+    state = pb.FeatureState.Name(feature.state).removeprefix("FEATURE_STATE_").lower()
+    return {"state": state, "canary_percent": feature.canary_percent}

@@ -4,15 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import structlog
-
 from flowcontrol.admission.governor import Governor
 from flowcontrol.arm_comparison import ArmComparison, ComparisonSnapshot, Verdict, VerdictKind
 from flowcontrol.features import FeatureName, FeatureSnapshot, FeatureState, FeatureTable
 from flowcontrol.limits.contract import LimitOptions, StrategyName
 from service.options import RolloutOptions
-
-_log = structlog.get_logger("penstock.rollout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +95,7 @@ class Rollout:
         self._settle(name, before)
 
     def set_canary(self, name: FeatureName, percent: float, reason: str) -> None:
-        """On for this share of the streams that begin from now on. Raises CanaryError, and changes nothing."""
+        """On for this share of the streams that begin from now on. CanaryError: no change was made."""
         before = self.table.state(name)
         self.table.set_canary(name, percent, reason, self._clock())
         self._kept.pop(name, None)
@@ -132,4 +128,3 @@ class Rollout:
                 self._limits.follow()
             elif before is FeatureState.ON:
                 self._limits.fix()
-        _log.info("feature changed", feature=name.value, before=before.value, after=after.value)
