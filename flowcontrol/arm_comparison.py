@@ -213,11 +213,9 @@ def chance_of_tail(one: dict[int, int], other: dict[int, int]) -> float:
     n, m = sum(one.values()), sum(other.values())
     left = (n + m) * (1 - _TAIL)
     mine, slowest = 0, 0
-    for key in sorted(one.keys() | other.keys(), reverse=True):
-        together = one.get(key, 0) + other.get(key, 0)
-        if slowest + together > left:
-            break
-        mine += one.get(key, 0)
+    keys = sorted(one.keys() | other.keys())
+    while slowest + (together := one.get(keys[-1], 0) + other.get(keys[-1], 0)) <= left:
+        mine += one.get(keys.pop(), 0)
         slowest += together
     return hypergeometric_tail(mine, slowest, n, n + m)
 

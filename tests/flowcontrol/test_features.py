@@ -146,7 +146,7 @@ def test_a_change_says_when_and_why() -> None:
     features.roll_back(TRIED, "too slow", 12.5)
     [tried] = [one for one in features.snapshot() if one.name is TRIED]
     assert (tried.state, tried.canary_percent) == (FeatureState.ROLLED_BACK, 0.0)
-    assert (tried.reason, tried.changed_s, tried.tenants) == ("too slow", 12.5, {"acme"})
+    assert (tried.reason, tried.changed_s, tried.tenants) == ("too slow", 12.5, frozenset({"acme"}))
     assert features.of("x", "acme") == features.of("y", "")
 
 

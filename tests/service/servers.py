@@ -63,6 +63,7 @@ class LocalServer:
 
     server: Server
     stubs: Stubs
+    address: str
 
 
 def server_options(**changes: Any) -> ServerOptions:
@@ -108,6 +109,6 @@ async def serving(
         if start:
             await server.start_engine()
         async with stubs_of(address) as stubs:
-            yield LocalServer(server, stubs)
+            yield LocalServer(server, stubs, address)
     finally:
         await server.stop()
