@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError
+from config.feature_rules import too_many_canaries
 from config.options import OPTIONS, show
 from config.schema import RULES, Settings
 from config.sources import (
@@ -112,6 +113,7 @@ def merge(layers: Iterable[Layer], problems: Iterable[str] = ()) -> tuple[dict[s
         refused |= layer.refused
     found += [f"config/runtime.yaml: {key}: missing" for key in OPTIONS if key not in values.keys() | refused]
     found += _broken_rules(values, origin, refused)
+    found += too_many_canaries(values, origin, refused)
     if found:
         raise ConfigError(found)
     return {key: values[key] for key in OPTIONS}, {key: origin[key] for key in OPTIONS}

@@ -20,6 +20,7 @@ from service.assembly_options import (
     governor_options,
     host_options,
     pool_options,
+    rollout_options,
     server_options,
     stream_options,
     supervisor_options,
@@ -109,6 +110,7 @@ async def _run(settings: Settings, models: ModelHost) -> int:
         governor,
         pool_options(settings),
         telemetry_options(settings),
+        rollout_options=rollout_options(settings),
         version=version("penstock"),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tenants, settings, server)

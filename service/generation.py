@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from engine.contract import EngineError, ModelInfo
 from engine.hosted_model import Hold
 from engine.model_host import ModelHost
+from flowcontrol.features import ALL_ON, FeatureName, FeatureTable
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
@@ -41,6 +42,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Serves streams from the models, as admission lets them.
 
     pool: None to make each message anew. observation: told of every stream; None for nobody.
+    features: None to have all of them on for every stream.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         pool: MessagePool | None,
         observation: Observation | None = None,
         *,
+        features: FeatureTable | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = models
@@ -60,6 +63,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._options = options
         self._pool = pool
         self._observation = observation or Observation(())
+        self._features = features
         self._clock = clock
         self._streams: dict[Stream, None] = {}
         self._idle = asyncio.Event()
@@ -115,23 +119,35 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             self._note_refusal(refusal, None)
             raise refusal from error
         with hold:
-            await self._serve_from(hold, start, context, arm="control")
+            await self._serve_from(hold, start, context)
 
-    async def _serve_from(self, hold: Hold, start: StartMessage, context: Context, *, arm: str) -> None:
+    async def _serve_from(self, hold: Hold, start: StartMessage, context: Context) -> None:
         _check_fingerprint(start, hold.info)
         tenant = tenant_of(context)
-        start = start.of_tenant(tenant)
+        features = ALL_ON if self._features is None else self._features.of(start.request_id, tenant)
+        start = start.of_tenant(tenant).with_features(features)
         try:
             _check_ready(hold)
             seat = self._admission.ask(start, tenant, context.time_remaining())
         except ServiceError as error:
-            asked = StreamLabels(hold.info.name, self._admission.asked_class(start), arm)
+            asked = StreamLabels(hold.info.name, self._admission.asked_class(start), features.arm)
             self._note_refusal(error, asked)
             raise
         place = self._registry.admit()
-        lease = self._pool.lease() if self._pool is not None else None
-        observer = self._observation.stream(StreamLabels(hold.info.name, seat.service_class, arm))
-        stream = Stream(hold.engine, place, seat, start, self._options, self._clock, lease, observer)
+        pool = self._pool if FeatureName.POOLING in features.on else None
+        lease = pool.lease() if pool is not None else None
+        observer = self._observation.stream(StreamLabels(hold.info.name, seat.service_class, features.arm))
+        stream = Stream(
+            hold.engine,
+            place,
+            seat,
+            start,
+            self._options,
+            self._clock,
+            lease,
+            observer,
+            coalesce=FeatureName.COALESCING in features.on,
+        )
         self._streams[stream] = None
         self._idle.clear()
         hold.cut = lambda: stream.take_error(_unloaded(hold.info))

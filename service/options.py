@@ -1,8 +1,11 @@
 """Options of the service, without defaults: config/runtime.yaml is their only home."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flowcontrol.admission.ask import ServiceClass
+from flowcontrol.features import FeatureName, FeatureOptions
+from flowcontrol.limits.contract import LimitOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,21 @@ class PoolOptions:
     size: int
     max_uses: int
     cleanup_interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutOptions:
+    """Features that may be on for some streams only; meanings as in config/runtime.yaml, features.
+
+    features: every one of them. limits: what adaptive limits are steered by where they are on.
+    remote_control: whether features may be changed from other machines than this one.
+    """
+
+    features: Mapping[FeatureName, FeatureOptions]
+    roll_back: bool
+    min_samples: int
+    limits: LimitOptions
+    remote_control: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from flowcontrol.admission.governor import Governor
 from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.registry import StreamRegistry
 from penstock.v1 import (
+    feature_pb2,
+    feature_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
     limits_pb2,
@@ -25,13 +27,22 @@ from penstock.v1 import (
     status_pb2_grpc,
 )
 from service.admission import Admission
+from service.features import FeatureServicer, features
 from service.generation import GenerationServicer
 from service.health import OVERALL, HealthFollower, HealthServicer
 from service.limits import LimitsServicer
 from service.message_pool import MessagePool
 from service.models import ModelServicer
 from service.observation import Observation, StreamSink
-from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions, TelemetryOptions
+from service.options import (
+    AdmissionOptions,
+    PoolOptions,
+    RolloutOptions,
+    ServerOptions,
+    StreamOptions,
+    TelemetryOptions,
+)
+from service.rollout import Rollout
 from service.status import StatusServicer
 from service.telemetry.exporter import MetricsExporter
 from service.telemetry.histograms import StreamHistograms
@@ -44,8 +55,11 @@ GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].ful
 MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 STATUS = status_pb2.DESCRIPTOR.services_by_name["StatusService"].full_name
 LIMITS = limits_pb2.DESCRIPTOR.services_by_name["LimitsService"].full_name
+FEATURES = feature_pb2.DESCRIPTOR.services_by_name["FeatureService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
+# Services that answer whatever the model does.
+_WITHOUT_MODEL = (MODELS, STATUS, LIMITS, FEATURES)
 # Streams that are cut after the grace time get this long to carry their last status to the caller.
 _CUT_GRACE_S = 0.5
 # How often what streams told is handed to whoever measures it.
@@ -72,6 +86,7 @@ class Server:
         pool_options: PoolOptions | None,
         telemetry_options: TelemetryOptions | None = None,
         *,
+        rollout_options: RolloutOptions,
         version: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,11 +96,19 @@ class Server:
         self._governor = Governor(governor_options, now_s=clock(), chance=random.random)
         self.admission = Admission(self._governor, models, admission_options, clock)
         self._pool = MessagePool(pool_options) if pool_options is not None else None
+        self.rollout = Rollout(rollout_options, self._governor, self.admission.decide, clock)
         histograms, totals = StreamHistograms(), StreamTotals()
         sinks: list[StreamSink] = [] if telemetry_options is None else [histograms, totals]
         self._observation = Observation(sinks)
         self._generation = GenerationServicer(
-            models, self._registry, self.admission, stream_options, self._pool, self._observation, clock=clock
+            models,
+            self._registry,
+            self.admission,
+            stream_options,
+            self._pool,
+            self._observation,
+            features=self.rollout.table,
+            clock=clock,
         )
         self._metrics: MetricsExporter | None = None
         if telemetry_options is not None:
@@ -110,6 +133,7 @@ class Server:
             self._pool,
             governor=self._governor,
             version=version,
+            features=lambda: features(self.rollout),
             clock=clock,
         )
         self._limits = LimitsServicer(
@@ -118,7 +142,8 @@ class Server:
             remote_control=admission_options.remote_control,
             clock=clock,
         )
-        self._health = HealthServicer((OVERALL, GENERATION, MODELS, STATUS, LIMITS))
+        self._features = FeatureServicer(self.rollout, remote_control=rollout_options.remote_control)
+        self._health = HealthServicer((OVERALL, GENERATION, *_WITHOUT_MODEL))
         self._follower = HealthFollower(
             self._health, models, services=(OVERALL, GENERATION), interval_s=server_options.health_interval_s
         )
@@ -148,7 +173,7 @@ class Server:
         self._tasks.append(asyncio.create_task(self._keep_flushing(), name="observation"))
         if self._pool is not None:
             self._tasks.append(asyncio.create_task(self._pool.keep_trimmed(), name="pool trimming"))
-        for service in (MODELS, STATUS, LIMITS):
+        for service in _WITHOUT_MODEL:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
 
@@ -168,7 +193,7 @@ class Server:
         self._models.drain()
         self._status.draining = self._follower.draining = True
         self._follower.update()
-        for service in (MODELS, STATUS, LIMITS):
+        for service in _WITHOUT_MODEL:
             self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
             await asyncio.wait_for(self._generation.idle(), self._options.drain_grace_s)
@@ -215,6 +240,7 @@ class Server:
         status_pb2_grpc.add_StatusServiceServicer_to_server(self._status, server)
         limits_pb2_grpc.add_LimitsServiceServicer_to_server(self._limits, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (GENERATION, MODELS, STATUS, LIMITS, HEALTH, reflection.SERVICE_NAME)
+        feature_pb2_grpc.add_FeatureServiceServicer_to_server(self._features, server)
+        names = (GENERATION, *_WITHOUT_MODEL, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
