@@ -8,7 +8,8 @@ from typing import Any
 
 from config.errors import ConfigError
 from config.options import OPTIONS, show
-from config.schema import RULES, Settings
+from config.rules import RULES
+from config.schema import Settings
 from config.sources import (
     ENVIRONMENT_VARIABLE,
     PROFILE_VARIABLE,
