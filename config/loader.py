@@ -123,7 +123,7 @@ def _broken_rules(values: Mapping[str, Any], origin: Mapping[str, str], refused:
     usable = values.keys() - refused
     return [
         "impossible combination: "
-        + ", ".join(f"{key} = {values[key]} ({origin[key]})" for key in rule.keys)
+        + ", ".join(f"{key} = {OPTIONS[key].shown(values[key])} ({origin[key]})" for key in rule.keys)
         + f"; rule: {rule}"
         for rule in RULES
         if usable.issuperset(rule.keys) and not rule.holds(values)

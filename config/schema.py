@@ -1,13 +1,17 @@
 """The options: names, types and ranges.
 
 There is no default here: ``runtime.yaml`` holds a value and a meaning for every option. A description says
-what is allowed where the type and the range alone do not.
+what is allowed where the type and the range alone do not. ``Address`` and ``SecretText`` are masked wherever
+they are shown.
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.masking import Secrecy, check_address, masked, secrecy_of
 
 MESSAGE_BYTES_MIN = 1024
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
@@ -18,10 +22,17 @@ STREAMS_MAX = 10_000
 RATE_MAX = 1_000_000_000.0
 
 ServiceClassName = Literal["system", "interactive", "default", "bulk"]
+Address = Annotated[str, Secrecy.ADDRESS, AfterValidator(check_address)]
+SecretText = Annotated[str, Secrecy.TEXT]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            secrecy = secrecy_of(type(self).model_fields[name].metadata) if name else None
+            yield name, value if secrecy is None else masked(secrecy, value)
 
 
 class ServerSettings(_Section):
@@ -229,7 +240,7 @@ class TelemetrySettings(_Section):
     enabled: bool
     prometheus_host: str = Field(pattern=r"^\S+$", description="a host name or an IP address")
     prometheus_port: int = Field(ge=0, le=65535)
-    otlp_endpoint: str = Field(
+    otlp_endpoint: Address = Field(
         pattern=r"^$|^https?://\S+$", description="the http:// or https:// address of a collector, or empty"
     )
     otlp_interval_ms: int = Field(ge=100, le=HOUR_MS)
@@ -265,10 +276,12 @@ class RemediationSettings(_Section):
 class AlertsSettings(_Section):
     """Who is told of lasting breaches and of actions."""
 
-    webhook_url: str = Field(
+    webhook_url: Address = Field(
         pattern=r"^$|^https?://\S+$", description="an http:// or https:// address, or empty"
     )
-    webhook_secret: str = Field(pattern=r"^$|\S", description="a text without meaning to others, or empty")
+    webhook_secret: SecretText = Field(
+        pattern=r"^$|\S", description="a text without meaning to others, or empty"
+    )
     timeout_ms: int = Field(ge=10, le=600_000)
     max_attempts: int = Field(ge=1, le=100)
     queue_size: int = Field(ge=1, le=1_000_000)
