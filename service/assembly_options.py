@@ -12,7 +12,14 @@ from flowcontrol.admission.gate import GateOptions
 from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.admission.tenants import TenantLimits, TenantOptions
 from flowcontrol.limits.contract import LimitOptions, StrategyName
-from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions, TelemetryOptions
+from service.options import (
+    AdmissionOptions,
+    AlertOptions,
+    PoolOptions,
+    ServerOptions,
+    StreamOptions,
+    TelemetryOptions,
+)
 
 # How long a worker may take to end when it is told to; it has only a decode step to finish.
 _WORKER_STOP_TIMEOUT_S = 5.0
@@ -227,4 +234,16 @@ def telemetry_options(settings: Settings) -> TelemetryOptions | None:
         otlp_interval_s=telemetry.otlp_interval_ms / 1e3,
         trace_sample_ratio=telemetry.trace_sample_ratio,
         grpc_metrics=telemetry.grpc_metrics,
+    )
+
+
+def alert_options(settings: Settings) -> AlertOptions:
+    alerts = settings.alerts
+    return AlertOptions(
+        webhook_url=alerts.webhook_url,
+        webhook_secret=alerts.webhook_secret,
+        timeout_s=alerts.timeout_ms / 1e3,
+        max_attempts=alerts.max_attempts,
+        queue_size=alerts.queue_size,
+        sustained_s=alerts.sustained_ms / 1e3,
     )
