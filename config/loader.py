@@ -9,7 +9,8 @@ from typing import Any
 from config.errors import ConfigError
 from config.feature_rules import too_many_canaries
 from config.options import OPTIONS, show
-from config.schema import RULES, Settings
+from config.rules import RULES
+from config.schema import Settings
 from config.sources import (
     ENVIRONMENT_VARIABLE,
     PROFILE_VARIABLE,
@@ -124,7 +125,7 @@ def _broken_rules(values: Mapping[str, Any], origin: Mapping[str, str], refused:
     usable = values.keys() - refused
     return [
         "impossible combination: "
-        + ", ".join(f"{key} = {values[key]} ({origin[key]})" for key in rule.keys)
+        + ", ".join(f"{key} = {OPTIONS[key].shown(values[key])} ({origin[key]})" for key in rule.keys)
         + f"; rule: {rule}"
         for rule in RULES
         if usable.issuperset(rule.keys) and not rule.holds(values)

@@ -16,6 +16,7 @@ from flowcontrol.features import FeatureName, FeatureOptions
 from flowcontrol.limits.contract import LimitOptions, StrategyName
 from service.options import (
     AdmissionOptions,
+    AlertOptions,
     PoolOptions,
     RolloutOptions,
     ServerOptions,
@@ -268,4 +269,16 @@ def telemetry_options(settings: Settings) -> TelemetryOptions | None:
         trace_sample_ratio=telemetry.trace_sample_ratio,
         grpc_metrics=telemetry.grpc_metrics,
         max_batch_rows=settings.engine.max_batch_rows,
+    )
+
+
+def alert_options(settings: Settings) -> AlertOptions:
+    alerts = settings.alerts
+    return AlertOptions(
+        webhook_url=alerts.webhook_url,
+        webhook_secret=alerts.webhook_secret,
+        timeout_s=alerts.timeout_ms / 1e3,
+        max_attempts=alerts.max_attempts,
+        queue_size=alerts.queue_size,
+        sustained_s=alerts.sustained_ms / 1e3,
     )

@@ -1,7 +1,7 @@
 """Options of the service, without defaults: config/runtime.yaml is their only home."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flowcontrol.admission.ask import ServiceClass
 from flowcontrol.features import FeatureName, FeatureOptions
@@ -91,3 +91,18 @@ class TelemetryOptions:
     trace_sample_ratio: float
     grpc_metrics: bool
     max_batch_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlertOptions:
+    """Who is told; meanings as in config/runtime.yaml, alerts. Its repr holds no secret.
+
+    webhook_url: empty for no posts. webhook_secret: empty for no signature.
+    """
+
+    webhook_url: str = field(repr=False)
+    webhook_secret: str = field(repr=False)
+    timeout_s: float
+    max_attempts: int
+    queue_size: int
+    sustained_s: float
