@@ -71,6 +71,11 @@ class ServerProcess:
         assert line.startswith(METRICS), f"no metrics: {line!r} {self.stderr()}"
         return line.removeprefix(METRICS).strip()
 
+    def rest_of_stdout(self) -> str:
+        """What it wrote after the lines that were read, once it has ended."""
+        assert self._process.stdout is not None
+        return self._process.stdout.read().decode()
+
     def wait_serving(self) -> None:
         """Return when health says that the model is loaded."""
         with grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:

@@ -1,6 +1,7 @@
 """Metrics of the server process: its lines, its port, and what the embedded model's numbers are."""
 
 import asyncio
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -99,7 +100,8 @@ def test_telemetry_can_be_off(tmp_path: Path) -> None:
     try:
         server.wait_listening()
         server.wait_serving()
-        server.stop()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
         assert server.rest_of_stdout() == ""
     finally:
         server.stop()
