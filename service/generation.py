@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
+from opentelemetry.trace import Tracer
 
-from engine.contract import EngineError, ModelInfo
+from engine.contract import Engine, EngineError, ModelInfo
 from engine.hosted_model import Hold
 from engine.model_host import ModelHost
 from flowcontrol.reasons import Reason
@@ -28,6 +29,8 @@ from service.options import StreamOptions
 from service.start_message import StartMessage, read_count_request, read_start
 from service.stream import Stream
 from service.stream_snapshot import StreamSnapshot
+from service.telemetry.stream_trace import UNTRACED, Moment, trace_of
+from service.transcript import Transcript
 
 _log = structlog.get_logger("penstock.generation")
 
@@ -41,6 +44,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Serves streams from the models, as admission lets them.
 
     pool: None to make each message anew. observation: told of every stream; None for nobody.
+    tracer: makes the spans of streams whose call is recorded; None for none.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         pool: MessagePool | None,
         observation: Observation | None = None,
         *,
+        tracer: Tracer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = models
@@ -59,6 +64,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._admission = admission
         self._options = options
         self._pool = pool
+        self._tracer = tracer
         self._observation = observation or Observation(())
         self._clock = clock
         self._streams: dict[Stream, None] = {}
@@ -78,12 +84,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         for stream in tuple(self._streams):
             stream.take_error(ServiceError(Reason.DRAINING, "the server is shutting down"))
 
+    def note_remediation(self, action: str, cause: str) -> None:
+        """Put an event into the traces of all streams in flight."""
+        for stream in self._streams:
+            stream.trace.note(Moment.REMEDIATION, action=action, cause=cause)
+
     async def Generate(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]
         """Reads and writes through context: only so can both directions be under way at once."""
         request_id = ""
         try:
             start = read_start(await self._read_first(context))
             request_id = start.request_id
+            # For the log. Each call is a task of its own, and so is this context.
+            structlog.contextvars.bind_contextvars(request_id=request_id)
             await self._serve(start, context)
         except ServiceError as error:
             await abort(context, error, request_id)
@@ -130,8 +143,13 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             raise
         place = self._registry.admit()
         lease = self._pool.lease() if self._pool is not None else None
-        observer = self._observation.stream(StreamLabels(hold.info.name, seat.service_class, arm))
-        stream = Stream(hold.engine, place, seat, start, self._options, self._clock, lease, observer)
+        recorded = trace_of(self._tracer, start.request, self._clock)
+        labels = StreamLabels(hold.info.name, seat.service_class, arm)
+        observer = self._observation.stream(labels, *(() if recorded is None else (recorded,)))
+        transcript = Transcript(hold.engine, start.request) if self._options.log_prompts else None
+        engine = hold.engine if transcript is None else cast(Engine, transcript)
+        trace = recorded or UNTRACED
+        stream = Stream(engine, place, seat, start, self._options, self._clock, lease, observer, trace)
         self._streams[stream] = None
         self._idle.clear()
         hold.cut = lambda: stream.take_error(_unloaded(hold.info))
@@ -155,6 +173,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             raise
         finally:
             stream.close(how, failure)
+            if transcript is not None:
+                transcript.log()
             del self._streams[stream]
             if not self._streams:
                 self._idle.set()

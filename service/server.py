@@ -9,6 +9,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import Tracer
 
 from engine.model_host import ModelHost
 from flowcontrol.admission.governor import Governor
@@ -32,6 +33,7 @@ from service.message_pool import MessagePool
 from service.models import ModelServicer
 from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions
 from service.status import StatusServicer
+from service.telemetry.interceptor import AioServerInterceptor
 
 _log = structlog.get_logger("penstock.server")
 
@@ -52,7 +54,7 @@ class BindError(OSError):
 class Server:
     """Serves models over gRPC. Owns their host from `start_engine` to the end of `stop`.
 
-    pool_options: None to make every message anew.
+    pool_options: None to make every message anew. tracer: records its calls; None for no traces.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class Server:
         pool_options: PoolOptions | None,
         *,
         version: str,
+        tracer: Tracer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tracer = tracer
         self._models = models
         self._options = server_options
         self._registry = StreamRegistry()
@@ -74,7 +78,7 @@ class Server:
         self.admission = Admission(self._governor, models, admission_options, clock)
         self._pool = MessagePool(pool_options) if pool_options is not None else None
         self._generation = GenerationServicer(
-            models, self._registry, self.admission, stream_options, self._pool, clock=clock
+            models, self._registry, self.admission, stream_options, self._pool, tracer=tracer, clock=clock
         )
         self._status = StatusServicer(
             models,
@@ -151,6 +155,7 @@ class Server:
     def _build(self) -> grpc.aio.Server:
         options = self._options
         server = grpc.aio.server(
+            interceptors=[AioServerInterceptor(self._tracer)] if self._tracer is not None else [],
             options=[
                 ("grpc.max_receive_message_length", options.max_receive_message_bytes),
                 ("grpc.max_send_message_length", options.max_send_message_bytes),
@@ -162,7 +167,7 @@ class Server:
                 ("grpc.http2.ping_timeout_ms", options.keepalive_timeout_ms),
                 # A second server on the same port is an error, not a silent sharing of its calls.
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._generation, server)
         models = ModelServicer(self._models, remote_control=options.models_remote_control)

@@ -47,7 +47,9 @@ class Tracing:
             ),
             shutdown_on_exit=False,
         )
-        self._provider.add_span_processor(BatchSpanProcessor(self._exporter, schedule_delay_millis=_EXPORT_INTERVAL_S * 1e3))
+        self._provider.add_span_processor(
+            BatchSpanProcessor(self._exporter, schedule_delay_millis=_EXPORT_INTERVAL_S * 1e3)
+        )
         self.tracer = self._provider.get_tracer("penstock", version)
 
     def interceptor(self) -> AioServerInterceptor:
