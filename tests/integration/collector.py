@@ -1,10 +1,9 @@
-"""An OpenTelemetry collector that keeps the spans it is sent, and spans of this process beside them."""
+"""An OpenTelemetry collector that keeps the spans it is sent."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import grpc
@@ -12,60 +11,9 @@ from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
 from tests.service.eventually import eventually
-
-
-@dataclass(frozen=True)
-class Span:
-    """A span, wherever it was recorded. parent: empty for none. Ids are in hexadecimal."""
-
-    name: str
-    trace_id: str
-    span_id: str
-    parent: str
-    start_ns: int
-    end_ns: int
-    error: bool
-    attributes: dict[str, Any]
-    events: list[tuple[str, dict[str, Any]]]
-
-    @property
-    def event_names(self) -> list[str]:
-        return [name for name, _ in self.events]
-
-
-@dataclass
-class Trace:
-    """Every span of one trace."""
-
-    spans: list[Span]
-
-    def named(self, name: str) -> list[Span]:
-        return [span for span in self.spans if span.name == name]
-
-    def one(self, name: str) -> Span:
-        [span] = self.named(name)
-        return span
-
-    @property
-    def stream(self) -> Span:
-        """The server span of its only Generate call."""
-        return self.one(GENERATE)
-
-    def check_whole(self) -> None:
-        """One root, and every other span's parent is there."""
-        ids = {span.span_id for span in self.spans}
-        assert len(ids) == len(self.spans)
-        assert [span.name for span in self.spans if not span.parent] == ["caller"]
-        assert [span.name for span in self.spans if span.parent and span.parent not in ids] == []
-
-
-GENERATE = "/penstock.v1.GenerationService/Generate"
+from tests.spans import GENERATE, Span, Trace, recorded
 
 
 @dataclass
@@ -95,8 +43,7 @@ class Collector:
         wanted = trace.format_trace_id(root.get_span_context().trace_id)
 
         async def look() -> Trace:
-            ours = [_own(span) for span in _recorder().get_finished_spans()]
-            return Trace([span for span in (*ours, *self.spans) if span.trace_id == wanted])
+            return Trace(recorded(root) + [span for span in self.spans if span.trace_id == wanted])
 
         return await eventually(look, holds or (lambda trace: bool(trace.named(GENERATE))))
 
@@ -126,39 +73,6 @@ def collecting() -> Iterator[Collector]:
             yield collector
         finally:
             server.stop(None).wait()
-
-
-@cache
-def _recorder() -> InMemorySpanExporter:
-    """Of the spans of this process. Clients record theirs only below a span of `caller`."""
-    exporter = InMemorySpanExporter()
-    clients = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
-    clients.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(clients)
-    return exporter
-
-
-@contextmanager
-def caller() -> Iterator[trace.Span]:
-    """A span of an application that calls the server, the root of a trace."""
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(_recorder()))
-    with provider.get_tracer("test").start_as_current_span("caller") as span:
-        yield span
-
-
-def _own(span: Any) -> Span:
-    return Span(
-        name=span.name,
-        trace_id=trace.format_trace_id(span.context.trace_id),
-        span_id=trace.format_span_id(span.context.span_id),
-        parent=trace.format_span_id(span.parent.span_id) if span.parent else "",
-        start_ns=span.start_time,
-        end_ns=span.end_time,
-        error=span.status.status_code is trace.StatusCode.ERROR,
-        attributes=dict(span.attributes),
-        events=[(event.name, dict(event.attributes)) for event in span.events],
-    )
 
 
 def _received(span: trace_pb2.Span) -> Span:

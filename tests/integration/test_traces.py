@@ -13,11 +13,12 @@ from penstock.tracing import with_trace
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import status_pb2
 from penstock.v1.status_pb2 import Status
-from tests.integration.collector import Collector, Trace, caller, collecting
+from tests.integration.collector import Collector, collecting
 from tests.integration.processes import ServerProcess, running_server
 from tests.service.calls import GenerateCall, endless
 from tests.service.eventually import eventually
 from tests.service.servers import Stubs, stubs_of
+from tests.spans import Trace, caller
 
 PROMPT = "Once upon a time there was Rumpelstiltskin"
 OPTIONS = {
