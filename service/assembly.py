@@ -115,7 +115,7 @@ async def _run(settings: Settings, models: ModelHost) -> int:
         governor,
         pool_options(settings),
         version=version("penstock"),
-        tracer=tracing.tracer if tracing is not None else None,
+        tracing=tracing,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tenants, settings, server)
     try:

@@ -4,12 +4,12 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from opentelemetry.trace import Tracer
 
 from engine.model_host import ModelHost
 from flowcontrol.admission.governor import Governor
@@ -33,7 +33,9 @@ from service.message_pool import MessagePool
 from service.models import ModelServicer
 from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions
 from service.status import StatusServicer
-from service.telemetry.interceptor import AioServerInterceptor
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Tracing
 
 _log = structlog.get_logger("penstock.server")
 
@@ -54,7 +56,7 @@ class BindError(OSError):
 class Server:
     """Serves models over gRPC. Owns their host from `start_engine` to the end of `stop`.
 
-    pool_options: None to make every message anew. tracer: records its calls; None for no traces.
+    pool_options: None to make every message anew. tracing: records its calls; None for no traces. It stays the caller's.
     """
 
     def __init__(
@@ -67,10 +69,10 @@ class Server:
         pool_options: PoolOptions | None,
         *,
         version: str,
-        tracer: Tracer | None = None,
+        tracing: "Tracing | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tracer = tracer
+        self._tracing = tracing
         self._models = models
         self._options = server_options
         self._registry = StreamRegistry()
@@ -78,7 +80,13 @@ class Server:
         self.admission = Admission(self._governor, models, admission_options, clock)
         self._pool = MessagePool(pool_options) if pool_options is not None else None
         self._generation = GenerationServicer(
-            models, self._registry, self.admission, stream_options, self._pool, tracer=tracer, clock=clock
+            models,
+            self._registry,
+            self.admission,
+            stream_options,
+            self._pool,
+            tracer=tracing.tracer if tracing is not None else None,
+            clock=clock,
         )
         self._status = StatusServicer(
             models,
@@ -155,7 +163,7 @@ class Server:
     def _build(self) -> grpc.aio.Server:
         options = self._options
         server = grpc.aio.server(
-            interceptors=[AioServerInterceptor(self._tracer)] if self._tracer is not None else [],
+            interceptors=[self._tracing.interceptor()] if self._tracing is not None else [],
             options=[
                 ("grpc.max_receive_message_length", options.max_receive_message_bytes),
                 ("grpc.max_send_message_length", options.max_send_message_bytes),
