@@ -56,7 +56,8 @@ class BindError(OSError):
 class Server:
     """Serves models over gRPC. Owns their host from `start_engine` to the end of `stop`.
 
-    pool_options: None to make every message anew. tracing: records its calls; None for no traces. It stays the caller's.
+    pool_options: None to make every message anew. tracing: records its calls; it stays the
+    caller's. None for no traces.
     """
 
     def __init__(
