@@ -18,7 +18,7 @@ from engine.contract import (
     WorkerSnapshot,
     WorkerState,
 )
-from engine.events import Failed, Finished, Interrupted, Prefill, Token
+from engine.events import Assigned, Failed, Finished, Interrupted, Prefill, Token
 from engine.options import PoolOptions, SupervisorOptions, WorkerOptions
 from engine.pool_calls import PoolCalls
 from engine.pool_state import refusal, state_of, together
@@ -314,11 +314,19 @@ class PoolEngine:
             if record.lost:
                 record.lost = False
                 self._failovers += 1
+            worker = self._workers[record.worker]
             for command in record.commands():
-                self._workers[record.worker].send(command)
+                worker.send(command)
+            # Later: no event comes before submit has returned.
+            assigned = Assigned(record.number, worker.index, worker.pid)
+            asyncio.get_running_loop().call_soon(self._tell_assigned, record, assigned)
         if self._board.waiting and not self._will_tell_positions:
             self._will_tell_positions = True
             asyncio.get_running_loop().call_soon(self._tell_positions)
+
+    def _tell_assigned(self, record: StreamRecord, assigned: Assigned) -> None:
+        if self._board.find_on(assigned.stream, assigned.worker) is record:
+            record.sink(assigned)
 
     def _tell_positions(self) -> None:
         """Tell those that wait of their new places. Later: no event comes before submit has returned."""

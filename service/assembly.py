@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -30,6 +30,9 @@ from service.assembly_options import (
     worker_pool_options,
 )
 from service.server import BindError, Server
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Tracing
 
 _log = structlog.get_logger("penstock.assembly")
 
@@ -57,12 +60,16 @@ def model_host(settings: Settings) -> ModelHost:
 
 
 def configure_logging(settings: LoggingSettings) -> None:
-    """Logs go to standard error. Prompts and outputs are never logged."""
+    """Logs go to standard error, with what was bound for the stream or call that a line is of.
+
+    Prompts and outputs are logged only at level debug, and only where logging.prompts asks for it.
+    """
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if settings.format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -102,6 +109,7 @@ async def _run(settings: Settings, models: ModelHost) -> int:
     except ConfigError as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 2
+    tracing = _tracing(settings)
     server = Server(
         models,
         server_options(settings),
@@ -112,6 +120,7 @@ async def _run(settings: Settings, models: ModelHost) -> int:
         telemetry_options(settings),
         rollout_options=rollout_options(settings),
         version=version("penstock"),
+        tracing=tracing,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tenants, settings, server)
     try:
@@ -127,7 +136,19 @@ async def _run(settings: Settings, models: ModelHost) -> int:
         return 1
     finally:
         await server.stop()
+        if tracing is not None:
+            tracing.stop()
     return 0
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    """None without a collector to send traces to."""
+    options = telemetry_options(settings)
+    if options is None or not options.otlp_endpoint:
+        return None
+    from service.telemetry.tracing import Tracing  # Only now: it takes as long to import as the rest.
+
+    return Tracing(options, version=version("penstock"))
 
 
 def _reload_tenants(settings: Settings, server: Server) -> None:

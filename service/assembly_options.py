@@ -58,6 +58,7 @@ def stream_options(settings: Settings) -> StreamOptions:
         max_prompt_bytes=settings.stream_registry.max_prompt_bytes,
         request_chunk_bytes=settings.server.request_chunk_bytes,
         response_chunk_bytes=settings.server.response_chunk_bytes,
+        log_prompts=settings.logging.prompts and settings.logging.level == "debug",
     )
 
 

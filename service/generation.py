@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
+from opentelemetry.trace import Tracer
 
-from engine.contract import EngineError, ModelInfo
+from engine.contract import Engine, EngineError, ModelInfo
 from engine.hosted_model import Hold
 from engine.model_host import ModelHost
 from flowcontrol.features import ALL_ON, FeatureName, FeatureTable
@@ -29,6 +30,8 @@ from service.options import StreamOptions
 from service.start_message import StartMessage, read_count_request, read_start
 from service.stream import Stream
 from service.stream_snapshot import StreamSnapshot
+from service.telemetry.stream_trace import UNTRACED, Moment, trace_of
+from service.transcript import Transcript
 
 _log = structlog.get_logger("penstock.generation")
 
@@ -43,6 +46,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     pool: None to make each message anew. observation: told of every stream; None for nobody.
     features: None to have all of them on for every stream.
+    tracer: makes the spans of streams whose call is recorded; None for none.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         observation: Observation | None = None,
         *,
         features: FeatureTable | None = None,
+        tracer: Tracer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = models
@@ -62,6 +67,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._admission = admission
         self._options = options
         self._pool = pool
+        self._tracer = tracer
         self._observation = observation or Observation(())
         self._features = features
         self._clock = clock
@@ -82,12 +88,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         for stream in tuple(self._streams):
             stream.take_error(ServiceError(Reason.DRAINING, "the server is shutting down"))
 
+    def note_remediation(self, action: str, cause: str) -> None:
+        """Put an event into the traces of all streams in flight."""
+        for stream in self._streams:
+            stream.trace.note(Moment.REMEDIATION, action=action, cause=cause)
+
     async def Generate(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]
         """Reads and writes through context: only so can both directions be under way at once."""
         request_id = ""
         try:
             start = read_start(await self._read_first(context))
             request_id = start.request_id
+            # For the log. Each call is a task of its own, and so is this context.
+            structlog.contextvars.bind_contextvars(request_id=request_id)
             await self._serve(start, context)
         except ServiceError as error:
             await abort(context, error, request_id)
@@ -135,17 +148,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             raise
         place = self._registry.admit()
         pool = self._pool if FeatureName.POOLING in features.on else None
-        lease = pool.lease() if pool is not None else None
-        observer = self._observation.stream(StreamLabels(hold.info.name, seat.service_class, features.arm))
+        recorded = trace_of(self._tracer, start.request, self._clock)
+        labels = StreamLabels(hold.info.name, seat.service_class, features.arm)
+        transcript = Transcript(hold.engine, start.request) if self._options.log_prompts else None
         stream = Stream(
-            hold.engine,
+            hold.engine if transcript is None else cast(Engine, transcript),
             place,
             seat,
             start,
             self._options,
             self._clock,
-            lease,
-            observer,
+            pool.lease() if pool is not None else None,
+            self._observation.stream(labels, *(() if recorded is None else (recorded,))),
+            recorded or UNTRACED,
             coalesce=FeatureName.COALESCING in features.on,
         )
         self._streams[stream] = None
@@ -171,6 +186,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             raise
         finally:
             stream.close(how, failure)
+            if transcript is not None:
+                transcript.log()
             del self._streams[stream]
             if not self._streams:
                 self._idle.set()

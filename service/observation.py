@@ -84,25 +84,22 @@ class StreamObserver:
     which the reader had no credit is the reader's.
     """
 
-    __slots__ = ("_append", "_chain_s", "_decode_s", "_held", "_last_s", "_sinks", "labels")
+    __slots__ = ("_append", "_chain_s", "_decode_s", "_held", "_last_s", "_sinks", "labels", "listening")
 
     def __init__(
-        self, labels: StreamLabels, sinks: Sequence[StreamSink], append: Callable[[float], None]
+        self, labels: StreamLabels, sinks: Sequence[StreamSink], append: Callable[[float], None] | None
     ) -> None:
-        """append: takes a gap in seconds."""
+        """append: takes a gap in seconds; None when nobody wants to know of tokens."""
         self.labels = labels
         self._sinks = sinks
-        self._append = append
+        self._append = append or (lambda gap_s: None)
+        self.listening = append is not None
+        """Whether somebody wants to know of tokens."""
         self._held = False
         # The last token of the chain of gaps that is open, and its first; None without a chain.
         self._last_s: float | None = None
         self._chain_s = 0.0
         self._decode_s = 0.0
-
-    @property
-    def listening(self) -> bool:
-        """Whether anybody wants to know."""
-        return bool(self._sinks)
 
     def first_token(self, ttft_s: float) -> None:
         for sink in self._sinks:
@@ -142,7 +139,7 @@ class StreamObserver:
             sink.ended(outcome)
 
 
-UNOBSERVED = StreamObserver(StreamLabels("", ServiceClass.DEFAULT, ""), (), lambda _: None)
+UNOBSERVED = StreamObserver(StreamLabels("", ServiceClass.DEFAULT, ""), (), None)
 """For a stream that nobody watches."""
 
 
@@ -153,10 +150,12 @@ class Observation:
         self._sinks = tuple(sinks)
         self._gaps: dict[StreamLabels, list[float]] = {}
 
-    def stream(self, labels: StreamLabels) -> StreamObserver:
-        """For a new stream."""
+    def stream(self, labels: StreamLabels, *also: StreamSink) -> StreamObserver:
+        """For a new stream. also: sinks for this stream alone, which get no gaps."""
+        if not self._sinks:
+            return StreamObserver(labels, also, None)
         # Observers keep the list's append, so it is emptied and never replaced.
-        return StreamObserver(labels, self._sinks, self._gaps.setdefault(labels, []).append)
+        return StreamObserver(labels, (*self._sinks, *also), self._gaps.setdefault(labels, []).append)
 
     def refused(self, labels: StreamLabels | None, reason: Reason) -> None:
         """A request got no stream; see StreamSink.refused."""

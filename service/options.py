@@ -10,7 +10,10 @@ from flowcontrol.limits.contract import LimitOptions
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """Bounds of every stream; meanings as in config/runtime.yaml, stream_registry."""
+    """Bounds of every stream; meanings as in config/runtime.yaml, stream_registry.
+
+    log_prompts: whether prompt and output are logged at its end.
+    """
 
     default_timeout_s: float
     enforce_credits: bool
@@ -24,6 +27,7 @@ class StreamOptions:
     max_prompt_bytes: int
     request_chunk_bytes: int
     response_chunk_bytes: int
+    log_prompts: bool
 
 
 @dataclass(frozen=True, slots=True)

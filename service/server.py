@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -49,6 +50,9 @@ from service.telemetry.histograms import StreamHistograms
 from service.telemetry.readings import Readings
 from service.telemetry.totals import StreamTotals
 
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Tracing
+
 _log = structlog.get_logger("penstock.server")
 
 GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
@@ -73,7 +77,7 @@ class BindError(OSError):
 class Server:
     """Serves models over gRPC. Owns their host from `start_engine` to the end of `stop`.
 
-    pool_options: None to make every message anew. telemetry_options: None to measure nothing.
+    tracing: records its calls; it stays the caller's. None for no traces.
     """
 
     def __init__(
@@ -88,8 +92,10 @@ class Server:
         *,
         rollout_options: RolloutOptions,
         version: str,
+        tracing: "Tracing | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tracing = tracing
         self._models = models
         self._options = server_options
         self._registry = StreamRegistry()
@@ -108,6 +114,7 @@ class Server:
             self._pool,
             self._observation,
             features=self.rollout.table,
+            tracer=tracing.tracer if tracing is not None else None,
             clock=clock,
         )
         self._metrics: MetricsExporter | None = None
@@ -221,6 +228,7 @@ class Server:
     def _build(self) -> grpc.aio.Server:
         options = self._options
         server = grpc.aio.server(
+            interceptors=[self._tracing.interceptor()] if self._tracing is not None else [],
             options=[
                 ("grpc.max_receive_message_length", options.max_receive_message_bytes),
                 ("grpc.max_send_message_length", options.max_send_message_bytes),
@@ -232,7 +240,7 @@ class Server:
                 ("grpc.http2.ping_timeout_ms", options.keepalive_timeout_ms),
                 # A second server on the same port is an error, not a silent sharing of its calls.
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._generation, server)
         models = ModelServicer(self._models, remote_control=options.models_remote_control)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 
 from engine.contract import Engine, EngineError, ModelInfo
-from engine.events import Event, Failed, Finished, Interrupted, Prefill, Token
+from engine.events import Assigned, Event, Failed, Finished, Interrupted, Prefill, Token
 from engine.requests import PartsInput
 from flowcontrol.admission.ask import Outcome
 from flowcontrol.credits import AckBeyondSentError, CreditSnapshot, CreditWindow
@@ -30,6 +30,7 @@ from service.stream_outbox import stream_outbox
 from service.stream_row import StreamRow
 from service.stream_snapshot import StreamSnapshot
 from service.stream_times import StreamTimes
+from service.telemetry.stream_trace import UNTRACED, Moment, StreamTrace
 
 
 def _bounded(wanted: int, most: int) -> int:
@@ -55,10 +56,12 @@ class Stream:
         clock: Callable[[], float],
         lease: Lease[ChunkMessage] | None = None,
         observer: StreamObserver = UNOBSERVED,
+        trace: StreamTrace = UNTRACED,
         *,
         coalesce: bool = True,
     ) -> None:
         """coalesce: False for one token in each chunk, also for a reader that is behind."""
+        self.trace = trace
         self.wake = asyncio.Event()
         self.ended = False
         """Whether next_message has given the last message."""
@@ -67,7 +70,7 @@ class Stream:
         )
         self._place = place
         self._seat = seat
-        self._row = StreamRow(engine, start.request, self.take_event)
+        self._row = StreamRow(engine, start.request, self.take_event, trace)
         self._start = start
         self._options = options
         self._clock = clock
@@ -92,7 +95,7 @@ class Stream:
         self._tail = ""
         self._error: ServiceError | None = None
         self._cancelled = False
-        self._times = StreamTimes(clock)
+        self._times = StreamTimes(clock, trace)
         # Told of the end once, and then no more.
         self._observer = observer
         self._note_token = observer.token if observer.listening else None
@@ -160,7 +163,10 @@ class Stream:
                     self._pause_row()
             case Prefill():
                 self._take_prefill(event)
+            case Assigned():
+                self.trace.note(Moment.ASSIGNED, worker=event.worker, pid=event.pid)
             case Interrupted():
+                self.trace.note(Moment.FAILOVER)
                 self._seat.interrupted()
                 self._notices.append(responses.failover())
             case Finished():
@@ -182,6 +188,7 @@ class Stream:
         self._prompt_tokens = max(0, event.total - len(self._start.request.resume_ids))
         self._seat.place_known(event.queue_position == 0)
         if event.queue_position == 0:
+            self.trace.note(Moment.PREFILL)
             self._place.apply(Input.PREFILL_STARTED)
 
     def take_prompt_part(self, text: str, *, last: bool) -> None:

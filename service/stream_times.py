@@ -4,14 +4,16 @@ from collections import deque
 from collections.abc import Callable
 
 from penstock.v1 import generation_pb2 as pb
+from service.telemetry.stream_trace import Moment, StreamTrace
 
 
 class StreamTimes:
     """Times of one stream by its clock, and the durations that are told to callers. Made when it asks."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], trace: StreamTrace) -> None:
         self.asked_s = clock()
         self._clock = clock
+        self._trace = trace
         self.submitted_s: float | None = None
         """When it was handed to the engine; None before."""
         self.stalls = 0
@@ -58,6 +60,7 @@ class StreamTimes:
         """Tokens wait and there is no credit, from now on. Returns the time."""
         self.stalls += 1
         self._stalled_since_s = self._clock()
+        self._trace.note(Moment.STALL)
         return self._stalled_since_s
 
     def unstall(self) -> float:
@@ -65,6 +68,7 @@ class StreamTimes:
         stall_s = self.current_stall_s
         self._stalled_s += stall_s
         self._stalled_since_s = None
+        self._trace.note(Moment.CREDIT)
         return stall_s
 
     @property

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.events import Event, Failed, Finished, Prefill, Token
+from engine.events import Assigned, Event, Failed, Finished, Prefill, Token
 from engine.requests import GenerationRequest, ModelInput, Sampling, Stopping, TextInput
 
 PROMPT = TextInput("Once upon a time there was")
@@ -54,14 +54,21 @@ def generation(
 
 
 class Sink:
-    """Keeps the events of one stream; `react` is called with each one after it was kept."""
+    """Keeps the events of one stream; `react` is called with each one after it was kept.
+
+    assigned: apart from the others, since engines without workers tell none.
+    """
 
     def __init__(self, react: Callable[[Event], None] = lambda event: None) -> None:
         self.events: list[Event] = []
+        self.assigned: list[Assigned] = []
         self.ended = asyncio.Event()
         self.react = react
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Assigned):
+            self.assigned.append(event)
+            return
         self.events.append(event)
         if isinstance(event, Finished | Failed):
             self.ended.set()

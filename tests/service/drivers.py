@@ -32,6 +32,7 @@ OPTIONS = StreamOptions(
     max_prompt_bytes=2**20,
     request_chunk_bytes=2**15,
     response_chunk_bytes=2**15,
+    log_prompts=False,
 )
 
 ADMISSION = AdmissionOptions(default_class=ServiceClass.DEFAULT, default_max_tokens=64, remote_control=False)
