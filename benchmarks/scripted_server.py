@@ -26,14 +26,7 @@ from engine.requests import GenerationRequest
 from engine.scripted import Script, ScriptedEngine, counting_script
 from penstock.v1 import generation_pb2 as pb
 from service.assembly import configure_logging
-from service.assembly_options import (
-    admission_options,
-    governor_options,
-    pool_options,
-    rollout_options,
-    server_options,
-    stream_options,
-)
+from service.assembly_options import service_options
 from service.generation import Context, GenerationServicer
 from service.server import Server
 
@@ -97,20 +90,14 @@ class BenchmarkServer(Server):
             "stream_registry": {"max_active_streams": options.max_streams} | options.stream_flags,
             "admission": {"enabled": False},
             "logging": {"level": "error"},
+            "telemetry": {"enabled": options.telemetry, "prometheus_port": 0},
+            "slo": {"enabled": options.telemetry},
         }
         settings = load(None, None, {}, flags).settings
         configure_logging(settings.logging)
-        streams = stream_options(settings)
-        super().__init__(
-            ModelHost.of(engine),
-            server_options(settings),
-            streams,
-            admission_options(settings),
-            governor_options(settings),
-            pool_options(settings),
-            rollout_options=rollout_options(settings),
-            version="benchmark",
-        )
+        told = service_options(settings)
+        super().__init__(ModelHost.of(engine), told, version="benchmark")
+        streams = told.stream
         if options.kind == "bare":
             self._generation = BareServicer(self._models, self._registry, self.admission, streams, self._pool)
         elif options.kind == "timed":

@@ -34,6 +34,11 @@ class Objective(StrEnum):
     REFUSAL_RATE = "refusal_rate"
     INFRASTRUCTURE_CANCELLATIONS = "infrastructure_cancellations"
 
+    @property
+    def is_time(self) -> bool:
+        """Whether its values are times; otherwise they are shares."""
+        return self in (Objective.TTFT_P50, Objective.TTFT_P95, Objective.INTER_TOKEN_P95)
+
 
 class Verdict(StrEnum):
     UNKNOWN = "UNKNOWN"

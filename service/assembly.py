@@ -16,19 +16,14 @@ from engine.contract import Engine, EngineStartError
 from engine.model_host import ModelHost
 from engine.pool_engine import PoolEngine
 from service.assembly_options import (
-    admission_options,
-    governor_options,
     host_options,
-    pool_options,
-    rollout_options,
-    server_options,
-    stream_options,
+    service_options,
     supervisor_options,
-    telemetry_options,
     tenant_options,
     worker_options,
     worker_pool_options,
 )
+from service.options import TelemetryOptions
 from service.server import BindError, Server
 
 if TYPE_CHECKING:
@@ -105,23 +100,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _run(settings: Settings, models: ModelHost) -> int:
     stopping = _stop_signals()
     try:
-        governor = governor_options(settings)
+        options = service_options(settings)
     except ConfigError as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 2
-    tracing = _tracing(settings)
-    server = Server(
-        models,
-        server_options(settings),
-        stream_options(settings),
-        admission_options(settings),
-        governor,
-        pool_options(settings),
-        telemetry_options(settings),
-        rollout_options=rollout_options(settings),
-        version=version("penstock"),
-        tracing=tracing,
-    )
+    tracing = _tracing(options.telemetry)
+    server = Server(models, options, version=version("penstock"), tracing=tracing)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tenants, settings, server)
     try:
         address = await server.listen()
@@ -141,9 +125,8 @@ async def _run(settings: Settings, models: ModelHost) -> int:
     return 0
 
 
-def _tracing(settings: Settings) -> "Tracing | None":
+def _tracing(options: TelemetryOptions | None) -> "Tracing | None":
     """None without a collector to send traces to."""
-    options = telemetry_options(settings)
     if options is None or not options.otlp_endpoint:
         return None
     from service.telemetry.tracing import Tracing  # Only now: it takes as long to import as the rest.

@@ -14,12 +14,16 @@ from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.admission.tenants import TenantLimits, TenantOptions
 from flowcontrol.features import FeatureName, FeatureOptions
 from flowcontrol.limits.contract import LimitOptions, StrategyName
+from flowcontrol.remediation.contract import RemediationOptions
+from flowcontrol.slo import SloOptions
 from service.options import (
     AdmissionOptions,
     AlertOptions,
+    GuardOptions,
     PoolOptions,
     RolloutOptions,
     ServerOptions,
+    ServiceOptions,
     StreamOptions,
     TelemetryOptions,
 )
@@ -282,4 +286,60 @@ def alert_options(settings: Settings) -> AlertOptions:
         max_attempts=alerts.max_attempts,
         queue_size=alerts.queue_size,
         sustained_s=alerts.sustained_ms / 1e3,
+    )
+
+
+def slo_options(settings: Settings) -> SloOptions | None:
+    """None while no objectives are watched."""
+    slo = settings.slo
+    if not slo.enabled:
+        return None
+    return SloOptions(
+        interval_s=slo.evaluation_interval_ms / 1e3,
+        fast_window_s=slo.fast_window_ms / 1e3,
+        slow_window_s=slo.slow_window_ms / 1e3,
+        min_samples=slo.min_samples,
+        ttft_p50_s=slo.ttft_p50_ms / 1e3,
+        ttft_p95_s=slo.ttft_p95_ms / 1e3,
+        inter_token_p95_s=slo.inter_token_p95_ms / 1e3,
+        max_refusal_rate=slo.max_refusal_rate,
+        max_infrastructure_cancellations=slo.max_infrastructure_cancellations,
+    )
+
+
+def remediation_options(settings: Settings) -> RemediationOptions | None:
+    """None while nothing is done about breaches."""
+    remediation = settings.remediation
+    if remediation.mode == "off":
+        return None
+    return RemediationOptions(
+        act=remediation.mode == "act",
+        cool_down_s=remediation.cool_down_ms / 1e3,
+        max_actions_per_hour=remediation.max_actions_per_hour,
+        max_swings=remediation.max_swings,
+        max_failures=remediation.max_failures,
+    )
+
+
+def guard_options(settings: Settings) -> GuardOptions:
+    return GuardOptions(
+        slo=slo_options(settings),
+        remediation=remediation_options(settings),
+        alerts=alert_options(settings),
+        interval_s=settings.slo.evaluation_interval_ms / 1e3,
+        prefill_step_tokens=settings.engine.prefill_step_tokens,
+    )
+
+
+def service_options(settings: Settings) -> ServiceOptions:
+    """Raises ConfigError for the file of tenants."""
+    return ServiceOptions(
+        server=server_options(settings),
+        stream=stream_options(settings),
+        admission=admission_options(settings),
+        governor=governor_options(settings),
+        pool=pool_options(settings),
+        rollout=rollout_options(settings),
+        guard=guard_options(settings),
+        telemetry=telemetry_options(settings),
     )

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flowcontrol.admission.ask import ServiceClass
+from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.features import FeatureName, FeatureOptions
 from flowcontrol.limits.contract import LimitOptions
+from flowcontrol.remediation.contract import RemediationOptions
+from flowcontrol.slo import SloOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +113,32 @@ class AlertOptions:
     max_attempts: int
     queue_size: int
     sustained_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuardOptions:
+    """What the server watches and does by itself.
+
+    slo: None for no objectives. remediation: None to do nothing about breaches. interval_s: between two
+    looks. prefill_step_tokens: as the engine is configured.
+    """
+
+    slo: SloOptions | None
+    remediation: RemediationOptions | None
+    alerts: AlertOptions
+    interval_s: float
+    prefill_step_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """All that a Server is told. pool: None to make each message anew. telemetry: None to measure nothing."""
+
+    server: ServerOptions
+    stream: StreamOptions
+    admission: AdmissionOptions
+    governor: GovernorOptions
+    pool: PoolOptions | None
+    rollout: RolloutOptions
+    guard: GuardOptions
+    telemetry: TelemetryOptions | None

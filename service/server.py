@@ -13,7 +13,6 @@ from grpc_reflection.v1alpha import reflection
 
 from engine.model_host import ModelHost
 from flowcontrol.admission.governor import Governor
-from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.registry import StreamRegistry
 from penstock.v1 import (
     feature_pb2,
@@ -28,27 +27,17 @@ from penstock.v1 import (
     status_pb2_grpc,
 )
 from service.admission import Admission
+from service.alert import AlertServer
 from service.features import FeatureServicer, features
 from service.generation import GenerationServicer
 from service.health import OVERALL, HealthFollower, HealthServicer
 from service.limits import LimitsServicer
 from service.message_pool import MessagePool
 from service.models import ModelServicer
-from service.observation import Observation, StreamSink
-from service.options import (
-    AdmissionOptions,
-    PoolOptions,
-    RolloutOptions,
-    ServerOptions,
-    StreamOptions,
-    TelemetryOptions,
-)
+from service.options import ServiceOptions
 from service.rollout import Rollout
 from service.status import StatusServicer
-from service.telemetry.exporter import MetricsExporter
-from service.telemetry.histograms import StreamHistograms
-from service.telemetry.readings import Readings
-from service.telemetry.totals import StreamTotals
+from service.watch import Watch
 
 if TYPE_CHECKING:
     from service.telemetry.tracing import Tracing
@@ -66,8 +55,6 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _WITHOUT_MODEL = (MODELS, STATUS, LIMITS, FEATURES)
 # Streams that are cut after the grace time get this long to carry their last status to the caller.
 _CUT_GRACE_S = 0.5
-# How often what streams told is handed to whoever measures it.
-_FLUSH_S = 1.0
 
 
 class BindError(OSError):
@@ -83,56 +70,35 @@ class Server:
     def __init__(
         self,
         models: ModelHost,
-        server_options: ServerOptions,
-        stream_options: StreamOptions,
-        admission_options: AdmissionOptions,
-        governor_options: GovernorOptions,
-        pool_options: PoolOptions | None,
-        telemetry_options: TelemetryOptions | None = None,
+        options: ServiceOptions,
         *,
-        rollout_options: RolloutOptions,
         version: str,
         tracing: "Tracing | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tracing = tracing
         self._models = models
-        self._options = server_options
+        self._options = options.server
+        self._version = version
         self._registry = StreamRegistry()
-        self._governor = Governor(governor_options, now_s=clock(), chance=random.random)
-        self.admission = Admission(self._governor, models, admission_options, clock)
-        self._pool = MessagePool(pool_options) if pool_options is not None else None
-        self.rollout = Rollout(rollout_options, self._governor, self.admission.decide, clock)
-        histograms, totals = StreamHistograms(), StreamTotals()
-        sinks: list[StreamSink] = [] if telemetry_options is None else [histograms, totals]
-        self._observation = Observation(sinks)
+        self._governor = Governor(options.governor, now_s=clock(), chance=random.random)
+        self.admission = Admission(self._governor, models, options.admission, clock)
+        self._pool = MessagePool(options.pool) if options.pool is not None else None
+        self.rollout = Rollout(options.rollout, self._governor, self.admission.decide, clock)
+        self._watch = Watch(options, models, self._governor, self.rollout, self.admission.decide, clock)
         self._generation = GenerationServicer(
             models,
             self._registry,
             self.admission,
-            stream_options,
+            options.stream,
             self._pool,
-            self._observation,
+            self._watch.observation,
             features=self.rollout.table,
             tracer=tracing.tracer if tracing is not None else None,
             clock=clock,
         )
-        self._metrics: MetricsExporter | None = None
-        if telemetry_options is not None:
-            readings = Readings(
-                models,
-                self._registry,
-                self._governor,
-                self._pool,
-                self._observation,
-                histograms,
-                totals,
-                streams=self._generation.snapshots,
-                max_batch_rows=telemetry_options.max_batch_rows,
-                version=version,
-                clock=clock,
-            )
-            self._metrics = MetricsExporter(telemetry_options, readings, version=version)
+        self._watch.news.note = self._generation.note_remediation
+        self._metrics = self._watch.exporter(self._registry, self._pool, self._generation.snapshots, version)
         self._status = StatusServicer(
             models,
             self._registry,
@@ -141,18 +107,19 @@ class Server:
             governor=self._governor,
             version=version,
             features=lambda: features(self.rollout),
+            guard=self._watch.guard.snapshot,
             clock=clock,
         )
         self._limits = LimitsServicer(
             self._governor,
             self.admission.decide,
-            remote_control=admission_options.remote_control,
+            remote_control=options.admission.remote_control,
             clock=clock,
         )
-        self._features = FeatureServicer(self.rollout, remote_control=rollout_options.remote_control)
+        self._features = FeatureServicer(self.rollout, remote_control=options.rollout.remote_control)
         self._health = HealthServicer((OVERALL, GENERATION, *_WITHOUT_MODEL))
         self._follower = HealthFollower(
-            self._health, models, services=(OVERALL, GENERATION), interval_s=server_options.health_interval_s
+            self._health, models, services=(OVERALL, GENERATION), interval_s=options.server.health_interval_s
         )
         self._grpc: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -177,7 +144,9 @@ class Server:
         await self._grpc.start()
         self._tasks.append(asyncio.create_task(self._follower.follow(), name="health"))
         self._tasks.append(asyncio.create_task(self.admission.keep_deciding(), name="admission"))
-        self._tasks.append(asyncio.create_task(self._keep_flushing(), name="observation"))
+        self._tasks.append(asyncio.create_task(self._watch.keep_flushing(), name="observation"))
+        self._tasks.append(asyncio.create_task(self._watch.keep_watching(), name="guard"))
+        self._watch.start(AlertServer(f"{host}:{port}", self._version))
         if self._pool is not None:
             self._tasks.append(asyncio.create_task(self._pool.keep_trimmed(), name="pool trimming"))
         for service in _WITHOUT_MODEL:
@@ -216,14 +185,10 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._watch.stop()
         if self._metrics is not None:
             await self._metrics.stop()
         await self._models.stop()
-
-    async def _keep_flushing(self) -> None:
-        while True:
-            await asyncio.sleep(_FLUSH_S)
-            self._observation.flush()
 
     def _build(self) -> grpc.aio.Server:
         options = self._options
