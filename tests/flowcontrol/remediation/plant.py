@@ -61,7 +61,7 @@ class Plant:
         self.happen(guard)
 
     def happen(
-        self, guard: SloGuard, *, ttft_s: float = 0.4, bad_gaps: int = 0, gaps: int = 80, refused: int = 0
+        self, guard: SloGuard, *, ttft_s: float = 0.4, bad_gaps: int = 0, gaps: int = 20, refused: int = 0
     ) -> None:
         for _ in range(REQUESTS_PER_S - refused):
             guard.first_token(ttft_s, self.now_s)
@@ -110,7 +110,7 @@ class WorkerFault(Plant):
 
 class SlowWorker(WorkerFault):
     def second(self, guard: SloGuard) -> None:
-        self.happen(guard, bad_gaps=20 if self.fault else 0)
+        self.happen(guard, bad_gaps=5 if self.fault else 0)
 
     def sick(self, worker: WorkerSignal) -> WorkerSignal:
         return replace(worker, step_ms=500.0)
@@ -127,7 +127,7 @@ class StuckWorker(WorkerFault):
     """Its streams get no tokens, and say nothing."""
 
     def second(self, guard: SloGuard) -> None:
-        self.happen(guard, gaps=40 if self.fault else 80)
+        self.happen(guard, gaps=10 if self.fault else 20)
 
     def sick(self, worker: WorkerSignal) -> WorkerSignal:
         silent_s = self.now_s - self.began_s
