@@ -17,7 +17,7 @@ from flowcontrol.remediation.contract import RemediationOptions, RemediationSnap
 from flowcontrol.remediation.journal import Journal
 from flowcontrol.remediation.rules import RULES, Wanted, remains, well
 from flowcontrol.remediation.signals import Signals
-from flowcontrol.remediation.step_times import StepTimes
+from flowcontrol.remediation.usual import Usual
 from flowcontrol.slo_verdict import Objective, Verdict
 
 UNDO_AFTER = 2
@@ -66,7 +66,7 @@ class Policy:
         self._swings = Swings(options.max_swings)
         self._breaker = Breaker(options.max_failures)
         self._journal = Journal()
-        self._step_times = StepTimes()
+        self._usual = Usual()
         self._in_force: dict[Key, _InForce] = {}
         # Steps that the owner has not reported on, with the objective of those to be taken.
         self._pending: dict[Key, tuple[Step, Objective | None]] = {}
@@ -78,7 +78,7 @@ class Policy:
     def decide(self, signals: Signals, now_s: float) -> list[Step]:
         """What is to be done now. To be called once after each evaluation of the objectives."""
         wanted = self._wanted(signals)
-        self._step_times.observe(signals.workers, well=well(signals))
+        self._usual.observe(signals, well=well(signals) and not self._in_force)
         self._skipped = {key: why for key, why in self._skipped.items() if key in wanted}
         self._told &= wanted.keys()
         self._judge(signals, wanted, now_s)
@@ -119,7 +119,7 @@ class Policy:
         """With the level of the rule, from the most specific on."""
         wanted: dict[Key, tuple[int, Wanted]] = {}
         for rule in RULES:
-            for want in rule.find(signals, self._step_times):
+            for want in rule.find(signals, self._usual):
                 wanted.setdefault(want.key, (rule.level, want))
         return wanted
 
@@ -140,7 +140,7 @@ class Policy:
         for key, each in list(self._in_force.items()):
             if key in self._pending:
                 continue
-            if key in wanted or not _is_over(each.objective, signals) or remains(key, signals):
+            if key in wanted or not _is_over(each.objective, signals) or remains(key, signals, self._usual):
                 each.good, each.bad_s = 0, now_s
                 continue
             each.good += 1

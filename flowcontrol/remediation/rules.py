@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flowcontrol.limits.contract import StrategyName
 from flowcontrol.remediation.actions import Action, Key
 from flowcontrol.remediation.signals import Signals, TenantSignal
-from flowcontrol.remediation.step_times import StepTimes
+from flowcontrol.remediation.usual import Usual
 from flowcontrol.slo_verdict import Objective, ObjectiveSnapshot
 
 KV_FULL, KV_ROOM = 0.95, 0.7
@@ -15,6 +15,9 @@ is given back fills again."""
 FLOOD_SHARE, FLOOD_OVER = 0.5, 0.4
 """Share of the demand at which a tenant is a flood, and below which it is none any more. The end of the
 breach is no reason to end a throttle: the throttle is why it ended."""
+FLOOD_GROWTH, FLOOD_GROWTH_OVER = 2.0, 1.5
+"""Besides: how many times as much as usual it asks for, compared with the others. The tenant that always asks
+most is no flood."""
 PREFILL_MUCH, PREFILL_LITTLE = 0.5, 0.25
 """Share of the step time of prompts at which they hold up decoding, and below which they do not any more."""
 LIMIT_SWINGS = 3
@@ -42,17 +45,17 @@ class Wanted:
 class Rule:
     """level: 0 is the most specific. A rule waits while an action of a lower level may yet work."""
 
-    find: Callable[[Signals, StepTimes], list[Wanted]]
+    find: Callable[[Signals, Usual], list[Wanted]]
     level: int
 
 
-def worse_canary(signals: Signals, times: StepTimes) -> list[Wanted]:
+def worse_canary(signals: Signals, usual: Usual) -> list[Wanted]:
     return [
         Wanted(Action.ROLL_BACK_FEATURE, feature.name, feature.worse, None) for feature in signals.features
     ]
 
 
-def stuck_worker(signals: Signals, times: StepTimes) -> list[Wanted]:
+def stuck_worker(signals: Signals, usual: Usual) -> list[Wanted]:
     return [
         Wanted(Action.RESTART_WORKER, worker.subject, f"no sign of life for {worker.silent_s:.0f} s", None)
         for worker in signals.workers
@@ -60,18 +63,18 @@ def stuck_worker(signals: Signals, times: StepTimes) -> list[Wanted]:
     ]
 
 
-def slow_worker(signals: Signals, times: StepTimes) -> list[Wanted]:
+def slow_worker(signals: Signals, usual: Usual) -> list[Wanted]:
     breach = burning(signals, _TIMES)
     if breach is None:
         return []
     return [
         Wanted(Action.RESTART_WORKER, worker.subject, f"{told(breach)}; {slow}", breach.name)
         for worker in signals.workers
-        if not worker.suspect and (slow := times.slow(worker, signals.workers)) is not None
+        if not worker.suspect and (slow := usual.step_times.slow(worker, signals.workers)) is not None
     ]
 
 
-def kv_shortage(signals: Signals, times: StepTimes) -> list[Wanted]:
+def kv_shortage(signals: Signals, usual: Usual) -> list[Wanted]:
     refusals, evictions = signals.kv_refusals, signals.kv_evictions
     # With room left, it is a small budget that evicts, such as the one that this action gives.
     if signals.kv_use <= (KV_ROOM if evictions else KV_FULL) and not refusals:
@@ -80,15 +83,15 @@ def kv_shortage(signals: Signals, times: StepTimes) -> list[Wanted]:
     return [Wanted(Action.EVICT_CACHES, "", cause, None)]
 
 
-def tenant_flood(signals: Signals, times: StepTimes) -> list[Wanted]:
-    breach, flood = burning(signals, _FLOODED), _flood(signals)
+def tenant_flood(signals: Signals, usual: Usual) -> list[Wanted]:
+    breach, flood = burning(signals, _FLOODED), _flood(signals, usual)
     if breach is None or flood is None or flood.throttled:
         return []
     cause = f"{told(breach)}; {flood.share:.0%} of the demand"
     return [Wanted(Action.THROTTLE_TENANT, flood.name, cause, breach.name)]
 
 
-def long_prefill(signals: Signals, times: StepTimes) -> list[Wanted]:
+def long_prefill(signals: Signals, usual: Usual) -> list[Wanted]:
     breach = burning(signals, (Objective.INTER_TOKEN_P95,))
     share = signals.prefill_share
     if breach is None or share is None or share < PREFILL_MUCH:
@@ -96,7 +99,7 @@ def long_prefill(signals: Signals, times: StepTimes) -> list[Wanted]:
     return [Wanted(Action.SHRINK_PREFILL, "", f"{told(breach)}; prompts take {share:.0%}", breach.name)]
 
 
-def swinging_limit(signals: Signals, times: StepTimes) -> list[Wanted]:
+def swinging_limit(signals: Signals, usual: Usual) -> list[Wanted]:
     breach, limit = burning(signals, _TIMES), signals.limit
     if breach is None or limit.swings < LIMIT_SWINGS or limit.strategy is StrategyName.FIXED:
         return []
@@ -104,7 +107,7 @@ def swinging_limit(signals: Signals, times: StepTimes) -> list[Wanted]:
     return [Wanted(Action.FIX_LIMIT, "", cause, breach.name)]
 
 
-def too_much_load(signals: Signals, times: StepTimes) -> list[Wanted]:
+def too_much_load(signals: Signals, usual: Usual) -> list[Wanted]:
     breach, limit = burning(signals, _TIMES), signals.limit
     if breach is None or limit.limit <= limit.min_streams:
         return []
@@ -124,13 +127,13 @@ RULES = (
 )
 
 
-def remains(key: Key, signals: Signals) -> bool:
+def remains(key: Key, signals: Signals, usual: Usual) -> bool:
     """Whether the cause of an action in force is still there, though what it did to others may be over."""
     action, subject = key
     if action is Action.EVICT_CACHES:
         return signals.kv_use > KV_ROOM or signals.kv_refusals > 0
     if action is Action.THROTTLE_TENANT:
-        return any(each.name == subject and each.share > FLOOD_OVER for each in signals.tenants)
+        return any(each.name == subject and _floods_still(each, usual) for each in signals.tenants)
     if action is Action.SHRINK_PREFILL:
         return (signals.prefill_share or 0.0) > PREFILL_LITTLE
     return False
@@ -154,10 +157,14 @@ def told(breach: ObjectiveSnapshot) -> str:
     return f"{breach.name} burns {breach.fast_burn:.1f} times its budget"
 
 
-def _flood(signals: Signals) -> TenantSignal | None:
+def _flood(signals: Signals, usual: Usual) -> TenantSignal | None:
     """The tenant with more than its part of the demand, where others suffer from it."""
     asking = [tenant for tenant in signals.tenants if tenant.share > 0]
     largest = max(asking, key=lambda tenant: tenant.share, default=None)
     if largest is None or len(asking) < 2 or largest.share <= FLOOD_SHARE:
         return None
-    return largest
+    return largest if usual.tenant_shares.growth(largest) >= FLOOD_GROWTH else None
+
+
+def _floods_still(tenant: TenantSignal, usual: Usual) -> bool:
+    return tenant.share > FLOOD_OVER and usual.tenant_shares.growth(tenant) > FLOOD_GROWTH_OVER

@@ -25,7 +25,7 @@ class StepTimes:
         return self._usual_ms.get(worker)
 
     def observe(self, workers: tuple[WorkerSignal, ...], *, well: bool) -> None:
-        """An interval has ended. well: no time objective is breached."""
+        """An interval has ended. well: whether it is an example of good times."""
         there = {worker.subject for worker in workers}
         self._usual_ms = {key: usual_ms for key, usual_ms in self._usual_ms.items() if key in there}
         self._recent_ms = {key: recent for key, recent in self._recent_ms.items() if key in there}

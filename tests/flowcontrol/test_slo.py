@@ -90,10 +90,9 @@ def test_wrong_options_are_named(wrong: dict[str, float], named: str) -> None:
 
 
 @pytest.mark.parametrize("name", [Objective.TTFT_P50, Objective.TTFT_P95])
-@pytest.mark.parametrize("good_s", [0, 300, 4 * 3600])
-@pytest.mark.parametrize("per_s", [2, 10, 100])
+@pytest.mark.parametrize(("per_s", "good_s"), [(2, 0), (2, 600), (2, 4 * 3600), (20, 600)])
 def test_a_fault_shows_within_two_evaluations_however_long_all_was_well(
-    name: Objective, good_s: int, per_s: int
+    name: Objective, per_s: int, good_s: int
 ) -> None:
     service = Service(per_s=per_s)
     service.run(good_s)
@@ -101,27 +100,27 @@ def test_a_fault_shows_within_two_evaluations_however_long_all_was_well(
 
 
 def test_one_slow_worker_of_four_shows_within_two_evaluations() -> None:
-    service = Service(per_s=100)
-    service.run(600)
+    service = Service(per_s=20)
+    service.run(400)
     assert verdicts(service.run(20, bad_share=0.25))[-1] is Verdict.BREACHED
 
 
 def test_a_short_spike_within_the_budget_is_no_breach() -> None:
-    service = Service(per_s=100)
-    service.run(600)
+    service = Service(per_s=20)
+    service.run(400)
     assert set(verdicts(service.run(10, bad_share=0.2) + service.run(120))) == {Verdict.MET}
 
 
 def test_a_small_excess_is_a_breach_once_the_slow_window_shows_it() -> None:
-    service = Service(per_s=100)
-    service.run(600)
-    found = verdicts(service.run(600, bad_share=0.08))
+    service = Service(per_s=20)
+    service.run(400)
+    found = verdicts(service.run(600, bad_share=0.1))
     assert found[0] is Verdict.MET
     assert found[-1] is Verdict.BREACHED
     assert found.index(Verdict.BREACHED) > 15
 
 
-@pytest.mark.parametrize("per_s", [1, 2, 100])
+@pytest.mark.parametrize("per_s", [1, 2, 20])
 @pytest.mark.parametrize("bad_share", [0.5, 1.0])
 def test_after_a_fault_the_verdict_changes_once_and_for_good(per_s: int, bad_share: float) -> None:
     service = Service(per_s=per_s)
@@ -134,7 +133,7 @@ def test_after_a_fault_the_verdict_changes_once_and_for_good(per_s: int, bad_sha
 
 
 def test_with_much_traffic_a_breach_ends_as_soon_as_the_fast_window_is_good() -> None:
-    service = Service(per_s=100)
+    service = Service(per_s=20)
     service.run(60, bad_share=1.0)
     assert verdicts(service.run(30)) == [Verdict.BREACHED, Verdict.BREACHED, Verdict.MET]
 

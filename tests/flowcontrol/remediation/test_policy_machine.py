@@ -64,7 +64,7 @@ KEYS = 9
 class PolicyMachine(RuleBasedStateMachine):
     @initialize(
         act=st.sampled_from([True, True, True, False]),
-        cool_down_s=st.sampled_from([0.0, 15.0, 30.0, 500.0]),
+        cool_down_s=st.sampled_from([0.0, 15.0, 30.0]),
         per_hour=st.integers(1, 12),
         swings=st.integers(1, 3),
         failures=st.integers(1, 6),
@@ -169,4 +169,4 @@ class PolicyMachine(RuleBasedStateMachine):
 
 
 TestPolicy = PolicyMachine.TestCase
-TestPolicy.settings = settings(max_examples=120, stateful_step_count=40)
+TestPolicy.settings = settings(max_examples=80, stateful_step_count=30)

@@ -6,9 +6,9 @@ import pytest
 
 from flowcontrol.limits.contract import StrategyName
 from flowcontrol.remediation.actions import Action
-from flowcontrol.remediation.rules import RULES, remains, well
+from flowcontrol.remediation.rules import RULES, remains, tenant_flood, well
 from flowcontrol.remediation.signals import Signals, TenantSignal
-from flowcontrol.remediation.step_times import StepTimes
+from flowcontrol.remediation.usual import Usual
 from flowcontrol.slo_verdict import Objective
 from tests.flowcontrol.remediation.situations import (
     FLOOD,
@@ -28,8 +28,8 @@ SWINGING = replace(HEALTHY.limit, swings=3)
 
 def wanted(signals: Signals) -> list[tuple[str, str]]:
     """Action and subject, from the most specific on."""
-    times = StepTimes()
-    return [(want.action.value, want.subject) for rule in RULES for want in rule.find(signals, times)]
+    usual = Usual()
+    return [(want.action.value, want.subject) for rule in RULES for want in rule.find(signals, usual)]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_wanted(signals: Signals, expected: list[tuple[str, str]]) -> None:
 
 def test_causes_are_told() -> None:
     signals = replace(TTFT_BREACHED, tenants=FLOOD)
-    causes = [want.cause for rule in RULES for want in rule.find(signals, StepTimes())]
+    causes = [want.cause for rule in RULES for want in rule.find(signals, Usual())]
     breach = "ttft_p95 burns 4.0 times its budget"
     assert causes == [f"{breach}; 80% of the demand", breach]
 
@@ -106,7 +106,7 @@ def test_causes_are_told() -> None:
     ],
 )
 def test_what_remains_of_a_cause(action: Action, subject: str, signals: Signals, expected: bool) -> None:
-    assert remains((action, subject), signals) is expected
+    assert remains((action, subject), signals, Usual()) is expected
 
 
 def test_all_is_well_unless_a_time_objective_was_breached() -> None:
@@ -115,3 +115,16 @@ def test_all_is_well_unless_a_time_objective_was_breached() -> None:
     assert well(replace(HEALTHY, slo=replace(HEALTHY.slo, objectives=())))
     assert not well(TTFT_BREACHED)
     assert not well(replace(HEALTHY, slo=unknown_since(Objective.TTFT_P50)))
+
+
+def test_the_tenant_that_always_asks_most_is_no_flood() -> None:
+    usual = Usual()
+    for _ in range(5):
+        usual.observe(replace(HEALTHY, tenants=FLOOD), well=True)
+        usual.observe(replace(HEALTHY, tenants=FLOOD[:1]), well=False)
+    throttle = (Action.THROTTLE_TENANT, "flood")
+    assert tenant_flood(replace(REFUSALS_BREACHED, tenants=FLOOD), usual) == []
+    assert not remains(throttle, replace(HEALTHY, tenants=FLOOD), usual)
+    more = (replace(FLOOD[0], share=0.9), replace(FLOOD[1], share=0.1))
+    assert [want.key for want in tenant_flood(replace(REFUSALS_BREACHED, tenants=more), usual)] == [throttle]
+    assert remains(throttle, replace(HEALTHY, tenants=more), usual)
