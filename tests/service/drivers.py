@@ -66,6 +66,7 @@ class StreamDriver:
         *,
         options: Any = None,
         lease: Lease[ChunkMessage] | None = None,
+        coalesce: bool = True,
         **start: Any,
     ) -> None:
         """flow: of the start message. options: fields of StreamOptions to change."""
@@ -81,7 +82,14 @@ class StreamDriver:
         checked = read_start(message)
         seat = admission.ask(checked, "", None)
         self.stream = Stream(
-            engine, place, seat, checked, replace(OPTIONS, **(options or {})), self.clock, lease
+            engine,
+            place,
+            seat,
+            checked,
+            replace(OPTIONS, **(options or {})),
+            self.clock,
+            lease,
+            coalesce=coalesce,
         )
         self.deadline_s: float | None = None
         self.stream.watch(self._rearm)
