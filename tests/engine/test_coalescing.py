@@ -56,6 +56,8 @@ def test_what_shares(subject: Coalescing, one: GenerationRequest, other: Generat
         (generation(), generation(max_tokens=25)),
         (generation(), generation(stop_strings=("x",))),
         (generation(), generation(logprobs=0)),
+        (generation(), generation(prefix_cache=False)),
+        (generation(), generation(speculate=False)),
         (generation(), generation(resume_ids=(5,))),
         (generation(), generation(logit_bias={1: 1.0})),
         (generation(logit_bias={1: 1.0}), generation(logit_bias={1: 2.0})),

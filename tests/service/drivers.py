@@ -69,6 +69,7 @@ class StreamDriver:
         options: Any = None,
         lease: Lease[ChunkMessage] | None = None,
         observer: StreamObserver = UNOBSERVED,
+        coalesce: bool = True,
         **start: Any,
     ) -> None:
         """flow: of the start message. options: fields of StreamOptions to change."""
@@ -84,7 +85,15 @@ class StreamDriver:
         checked = read_start(message)
         seat = admission.ask(checked, "", None)
         self.stream = Stream(
-            engine, place, seat, checked, replace(OPTIONS, **(options or {})), self.clock, lease, observer
+            engine,
+            place,
+            seat,
+            checked,
+            replace(OPTIONS, **(options or {})),
+            self.clock,
+            lease,
+            observer,
+            coalesce=coalesce,
         )
         self.deadline_s: float | None = None
         self.stream.watch(self._rearm)
