@@ -41,8 +41,7 @@ def bar(filled: float, width: int, style: str) -> Text:
     if filled > 0:
         halves = max(1, halves)
     whole, half = divmod(halves, 2)
-    text = Text(_FULL * whole + _HALF * half, style)
-    return text.append(_EMPTY * (width - whole - half), "dim")
+    return Text.assemble((_FULL * whole + _HALF * half, style), (_EMPTY * (width - whole - half), "dim"))
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,12 @@ class Area:
         eighths = math.ceil(value / top * filled_rows * _EIGHTHS) if top > 0 else 0
         eighths = min(height * _EIGHTHS, max(1, eighths))
         for row in range(math.ceil(eighths / _EIGHTHS)):
-            cells[row] = (_BLOCKS[min(_EIGHTHS, eighths - row * _EIGHTHS)], self.style)
+            filled = min(_EIGHTHS, eighths - row * _EIGHTHS)
+            # With its own colour behind it a full block has no seams, whatever the font.
+            cells[row] = (
+                _BLOCKS[filled],
+                f"{self.style} on {self.style}" if filled == _EIGHTHS else self.style,
+            )
         return cells
 
 

@@ -93,7 +93,7 @@ def peak(history: History) -> str:
 def _objectives(now: Status, width: int) -> Part:
     listed = sorted(now.service_levels.objectives, key=lambda one: not breached(one))
     if not listed:
-        return one_line(lambda: labelled("Objectives", Text(NO_OBJECTIVES, "not bold dim"), width), 4)
+        return one_line(lambda: labelled("Objectives", Text(NO_OBJECTIVES, "dim"), width), 4)
     columns = 2 if width >= _TWO_OBJECTIVES_WIDTH else 1
     rows = -(-len(listed) // columns)
 
@@ -111,7 +111,7 @@ def _objectives(now: Status, width: int) -> Part:
 def _workers(now: Status, history: History, width: int) -> Part:
     count = len(now.workers)
     if not count:
-        return one_line(lambda: labelled("Workers", Text("none", "not bold"), width), 5)
+        return one_line(lambda: labelled("Workers", Text("none"), width), 5)
     return Part(
         lambda rows: [tables.workers(now.workers, history, width, rows - 1)],
         least=2,
@@ -144,7 +144,7 @@ def _tenants(now: Status, width: int) -> list[Part]:
 def _streams(now: Status, width: int) -> list[Part]:
     count = len(now.active_streams)
     if not count:
-        return []
+        return [one_line(lambda: labelled("Streams", Text("none"), width), 9)]
     listed = by_need(now.active_streams)
     return [
         Part(

@@ -44,7 +44,7 @@ def parts(now: Status, history: History, width: int) -> list[Part]:
 def _panel(title: str, content: Iterable[RenderableType], width: int, rows: int) -> Panel:
     return Panel(
         Group(*content),
-        title=Text(title, "bold"),
+        title=Text(title, "bold not dim"),
         title_align="left",
         border_style="dim",
         box=box.ROUNDED,
@@ -208,7 +208,8 @@ def _actions(now: Status, width: int) -> list[Part]:
 def _streams(now: Status, width: int) -> list[Part]:
     count = len(now.active_streams)
     if not count:
-        return []
+        none = [Text("none", "dim")]
+        return [Part(lambda rows: [_panel("Streams", none, width, rows)], _FRAME + 1, _FRAME + 1, rank=5)]
     listed = by_need(now.active_streams)
 
     def draw(rows: int) -> Iterable[RenderableType]:

@@ -49,7 +49,7 @@ def verdict(objective: Objective) -> str:
     if breached(objective):
         return f"breached {seconds(objective.breached_ms / 1e3)}"
     if objective.verdict == Verdict.VERDICT_UNKNOWN:
-        return f"{objective.samples} samples: too few"
+        return f"too few: {objective.samples}"
     return enum_name(Verdict, objective.verdict, "VERDICT_")
 
 

@@ -33,14 +33,15 @@ def ends(left: Text, right: Text, width: int) -> Text:
     """One text at each end of a line; the left one gives way."""
     right = cut(right, width)
     left = cut(left, width - right.cell_len - 1)
-    return left.append(" " * max(0, width - left.cell_len - right.cell_len)).append_text(right)
+    between = " " * max(0, width - left.cell_len - right.cell_len)
+    return Text.assemble(left, between, right, no_wrap=True)
 
 
 def packed(found: Sequence[Concern], width: int, rows: int) -> list[Text]:
     """Concerns one after the other in at most so many lines; the last line counts those that are left."""
     lines: list[Text] = []
     for place, one in enumerate(found):
-        item = Text(f"{MARKS[one.severity]} {one.text}", STYLES[one.severity])
+        item = Text.assemble((f"{MARKS[one.severity]} {one.text}", STYLES[one.severity]))
         more = f"{_BETWEEN}{len(found) - place - 1} more" if place + 1 < len(found) else ""
         room = width - (cell_len(more) if len(lines) == rows else 0)
         if lines and lines[-1].cell_len + len(_BETWEEN) + item.cell_len <= room:
@@ -58,20 +59,20 @@ def trend(label: str, value: str, values: Values, note: str, width: int, *, top:
     """A name, the value of now, how it went, and a remark."""
     note_width = min(38, max(14, width * 3 // 10))
     chart = width - LABEL - _VALUE - note_width - 3
-    line = Text(label.ljust(LABEL), "bold").append(value.rjust(_VALUE), "not bold").append(" ")
+    line = Text.assemble((label.ljust(LABEL), "bold"), value.rjust(_VALUE), " ")
     if chart > 0:
-        line.append(spark(values, chart, top=top), f"not bold {style}").append("  ")
-    return cut(line.append(note, "not bold dim"), width)
+        line.append(spark(values, chart, top=top), style).append("  ")
+    return cut(line.append(note, "dim"), width)
 
 
 def labelled(label: str, text: Text, width: int) -> Text:
-    return cut(Text(label.ljust(LABEL), "bold").append_text(Text("", "not bold").append_text(text)), width)
+    return cut(Text.assemble((label.ljust(LABEL), "bold"), text), width)
 
 
 def changed(now: Status) -> Text:
     """Why the limit is what it is."""
     limits = now.admission.limits
-    return Text(f"{reason(limits)} ({last_change(limits)})", "not bold")
+    return Text(f"{reason(limits)} ({last_change(limits)})")
 
 
 def queue_note(now: Status) -> str:
@@ -84,19 +85,19 @@ def queue_note(now: Status) -> str:
 def refusals(history: History) -> Text:
     """By reason, per second."""
     if not history.refused_per_s:
-        return Text("none now", "not bold dim")
+        return Text("none now", "dim")
     parts = [f"{clean(name)} {number(rate)}/s" for name, rate in history.refused_per_s.items()]
-    return Text(_BETWEEN.join(parts), "not bold yellow")
+    return Text(_BETWEEN.join(parts), "yellow")
 
 
 def objective_line(one: Objective, width: int) -> Text:
     """One objective in half of a line of 80."""
-    line = objective_mark(one)
+    line = Text.assemble(objective_mark(one))
     value = fast(one)
     if value is None:
-        return cut(line.append(f" {title(one)} too few samples ({one.samples})", "not bold dim"), width)
+        return cut(line.append(f" {title(one)} too few samples ({one.samples})", "dim"), width)
     burnt = f", burn {number(one.fast_burn_rate)}" if one.HasField("fast_burn_rate") else ""
-    style = "bold red" if breached(one) else "not dim"
+    style = "bold red" if breached(one) else ""
     text = f" {title(one)} {in_unit(one, value)} of {in_unit(one, one.target)}{burnt}"
     return cut(line.append(text, style), width)
 
@@ -136,4 +137,4 @@ def tenant_line(now: Status) -> Text:
         f"{tenant_name(one.name)} {share(round(one.tokens / total, 2) if total else 0.0)}"
         for one in listed[:_SHOWN_TENANTS]
     ]
-    return Text(_BETWEEN.join(parts), "not bold")
+    return Text(_BETWEEN.join(parts))

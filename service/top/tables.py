@@ -137,7 +137,7 @@ def _tenant(one: TenantStatus, total: int) -> Sequence[Cell]:
     part = one.tokens / total if total else 0.0
     return (
         tenant_name(one.name),
-        bar(part, _SHARE_BAR, "cyan").append(f"{share(round(part, 2)):>6}", "not dim"),
+        bar(part, _SHARE_BAR, "cyan").append(f"{share(round(part, 2)):>6}"),
         number(one.tokens),
         str(one.in_flight),
         str(one.queued),
@@ -195,15 +195,16 @@ def _credit(one: StreamStatus) -> Text:
         return Text("-", "dim")
     left = one.credit / one.window
     style = "red" if not one.credit else "yellow" if left <= _LOW_CREDIT else "green"
-    return bar(left, _CREDIT_BAR, style).append(f" {one.credit}/{one.window}", "not dim")
+    number_style = "" if left > _LOW_CREDIT else style
+    return bar(left, _CREDIT_BAR, style).append(f" {one.credit}/{one.window}", number_style)
 
 
 OBJECTIVES = (
     Column("Objective", 10, most=18),
     Column("Now", 8, right=True),
     Column("Target", 8, right=True),
-    Column("Burn", 9, rank=1, right=True),
-    Column("Verdict", 15),
+    Column("Burn", 8, rank=1, right=True),
+    Column("Verdict", 17),
     Column("Over time", _OBJECTIVE_SPARK, rank=2, most=24),
 )
 

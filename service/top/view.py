@@ -65,15 +65,15 @@ class Frame:
 
     def _header(self, width: int) -> Text:
         now = self.now
-        where = Text(" Penstock ", "bold reverse")
+        name = (" Penstock ", "bold reverse")
         if now is None:
-            return cut(where.append(f" {clean(self.target)}", "not bold not reverse"), width)
+            return cut(Text.assemble(name, f"  {clean(self.target)}"), width)
         up = duration(max(0.0, finite(now.uptime_s) or 0.0))
-        where.append(f" {clean(now.version)}  {clean(self.target)}  up {up}", "not bold not reverse")
+        where = Text.assemble(name, f"  {clean(now.version)}  {clean(self.target)}  up {up}")
         word = Concern(Severity.CRITICAL, "no connection") if self.lost else health(now)
-        right = Text(f"{MARKS[word.severity]} {word.text}", STYLES[word.severity])
+        state = (f"{MARKS[word.severity]} {word.text}", STYLES[word.severity])
         pause = "  paused" if self.paused else ""
-        return ends(where, right.append(f"{pause}  {self.heard_at}", "not bold default"), width)
+        return ends(where, Text.assemble(state, f"{pause}  {self.heard_at}"), width)
 
     def _notice(self, width: int) -> Text:
         if not self.lost:
