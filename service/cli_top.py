@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.layout import Layout
 from rich.live import Live
 from rich.text import Text
 
@@ -89,7 +90,7 @@ async def _on_screen(console: Console, target: str, interval_s: float) -> None:
         elif key == "p":
             paused = not paused
             frame = replace(frame, paused=paused)
-            live.update(frame, refresh=True)
+            live.update(Layout(frame), refresh=True)
 
     async def show() -> None:
         nonlocal frame
@@ -97,9 +98,10 @@ async def _on_screen(console: Console, target: str, interval_s: float) -> None:
             async for newer in frames:
                 if not paused:
                     frame = newer
-                    live.update(frame, refresh=True)
+                    live.update(Layout(frame), refresh=True)
 
-    with Live(frame, console=console, screen=True, auto_refresh=False) as live, _keys(on_key):
+    # A layout tells the frame how high the terminal is, which Live alone does not.
+    with Live(Layout(frame), console=console, screen=True, auto_refresh=False) as live, _keys(on_key):
         live.refresh()
         loop.add_signal_handler(signal.SIGWINCH, live.refresh)
         for number in (signal.SIGTERM, signal.SIGHUP):

@@ -16,6 +16,7 @@ _UNWELL = {
     WorkerState.WORKER_STATE_CRASH_LOOP,
 }
 _SHOWN_WORKERS = 3
+LOW_CREDIT = 0.25
 
 
 class Severity(IntEnum):
@@ -66,19 +67,23 @@ def worker_state(worker: Worker) -> str:
 
 
 def by_need(streams: Sequence[StreamStatus]) -> list[StreamStatus]:
-    """Stalled for longest first, then slow ones, then those with the least share of their credit left."""
+    """Stalled for longest first, then slow ones, then those low in credit; the oldest of equals first."""
 
-    def key(stream: StreamStatus) -> tuple[bool, float, bool, float]:
+    def key(stream: StreamStatus) -> tuple[bool, float, bool, bool]:
         stalled = stream.state == StreamState.STREAM_STATE_STALLED
-        left = stream.credit / stream.window if stream.credits_enforced and stream.window else 1.0
-        return (not stalled, -stream.stalled_ms, not stream.slow, left)
+        return (not stalled, -stream.stalled_ms, not stream.slow, not low_credit(stream))
 
     return sorted(streams, key=key)
 
 
+def low_credit(stream: StreamStatus) -> bool:
+    """Whether little of the window is left: the next step may be a stall."""
+    return stream.credits_enforced and stream.credit <= LOW_CREDIT * stream.window
+
+
 def _workers(now: Status) -> Iterator[Concern]:
-    if not now.workers:
-        yield Concern(Severity.CRITICAL, "no worker")
+    if not any(one.state == WorkerState.WORKER_STATE_READY for one in now.workers):
+        yield Concern(Severity.CRITICAL, "no worker is ready")
     unwell = [one for one in now.workers if one.state in _UNWELL]
     for one in unwell[:_SHOWN_WORKERS]:
         yield Concern(severity_of(one), f"worker {one.index} {worker_state(one)}")

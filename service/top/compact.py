@@ -30,7 +30,7 @@ from service.top.readings import Trend, first_token
 from service.top.words import number
 
 _TWO_OBJECTIVES_WIDTH = 76
-_WISHED_WORKERS = 4
+_WISHED_WORKERS = 6
 _MOST_ACTION_ROWS = 4
 _NATURAL_STREAMS = 20
 
@@ -148,7 +148,7 @@ def _streams(now: Status, width: int) -> list[Part]:
     listed = by_need(now.active_streams)
     return [
         Part(
-            lambda rows: [tables.streams(listed[: rows - 1], width)],
+            lambda rows: [tables.streams(listed, width, rows - 1)],
             least=2,
             wish=1 + min(count, _NATURAL_STREAMS),
             most=1 + count,

@@ -26,7 +26,7 @@ _EDGES = 4
 _SIDE_CHART = 28  # percent of the width
 _CHART_ROWS = 6
 _MOST_CHART_ROWS = 12
-_WISHED_WORKERS = 4
+_WISHED_WORKERS = 6
 _ACTION_ROWS = 4
 
 
@@ -213,9 +213,7 @@ def _streams(now: Status, width: int) -> list[Part]:
     listed = by_need(now.active_streams)
 
     def draw(rows: int) -> Iterable[RenderableType]:
-        shown = rows - _FRAME - 1
-        of = f"{shown} of {count:,}" if count > shown else f"{count}"
-        table = tables.streams(listed[:shown], width - _EDGES)
-        return [_panel(f"Streams: {of}, those that wait for their reader first", [table], width, rows)]
+        table = tables.streams(listed, width - _EDGES, rows - _FRAME - 1)
+        return [_panel(f"Streams: {count:,}, the stalled ones first", [table], width, rows)]
 
     return [Part(draw, _FRAME + 2, _FRAME + 1 + min(count, 6), _FRAME + 1 + count, rank=5)]

@@ -68,6 +68,8 @@ class History:
         """By model and index; those of the latest status only."""
         self.refused_per_s: dict[str, float] = {}
         """By reason, most first; those above 0 only."""
+        self.latest = Sample()
+        """What was heard last; stays while nothing is heard."""
         self.interval_s: float | None = None
         """Mean time between the samples of the rate window."""
 
@@ -75,11 +77,6 @@ class History:
     def samples(self) -> tuple[Sample, ...]:
         """Oldest first."""
         return tuple(self._samples)
-
-    @property
-    def latest(self) -> Sample:
-        """An empty one before the first."""
-        return self._samples[-1] if self._samples else Sample()
 
     def add(self, now: Status) -> None:
         """Take a status in. One of a server that started again begins the counting anew."""
@@ -93,7 +90,8 @@ class History:
         self.interval_s = passed_s / (len(self._counters) - 1) if passed_s else None
         self.workers = {key: self._worker_rates(key, passed_s) for key in counters.workers}
         self.refused_per_s = self._refusals(passed_s)
-        self._samples.append(self._sample(now, passed_s))
+        self.latest = self._sample(now, passed_s)
+        self._samples.append(self.latest)
 
     def gap(self) -> None:
         """Nothing was heard for a while: charts show a gap, and rates begin anew."""

@@ -57,7 +57,7 @@ def packed(found: Sequence[Concern], width: int, rows: int) -> list[Text]:
 
 def trend(label: str, value: str, values: Values, note: str, width: int, *, top: float, style: str) -> Text:
     """A name, the value of now, how it went, and a remark."""
-    note_width = min(38, max(14, width * 3 // 10))
+    note_width = min(38, max(14, width * 35 // 100))
     chart = width - LABEL - _VALUE - note_width - 3
     line = Text.assemble((label.ljust(LABEL), "bold"), value.rjust(_VALUE), " ")
     if chart > 0:

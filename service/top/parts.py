@@ -29,7 +29,8 @@ class Part:
 def allotted(parts: Sequence[Part], rows: int) -> list[int]:
     """The rows of each part, together at most `rows`; 0: it is left out.
 
-    The least of each by rank, then what it wishes, then what it can use.
+    The least of each by rank, then what it wishes; then what it can use, in the opposite order, so that long
+    lists grow before charts do.
     """
     given = [0] * len(parts)
     left = rows
@@ -38,8 +39,8 @@ def allotted(parts: Sequence[Part], rows: int) -> list[int]:
         if parts[place].least <= left:
             given[place] = parts[place].least
             left -= given[place]
-    for wanted in (lambda part: part.wish, lambda part: max(part.wish, part.most)):
-        left = _more(parts, given, by_rank, left, wanted)
+    left = _more(parts, given, by_rank, left, lambda part: part.wish)
+    _more(parts, given, by_rank[::-1], left, lambda part: part.most)
     return given
 
 

@@ -1,6 +1,6 @@
 """The tables of `penstock top`: workers, tenants, streams, objectives. Each row is one line."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -16,7 +16,7 @@ from penstock.v1.status_pb2 import (
     Worker,
 )
 from service.terminal import size
-from service.top.attention import MARKS, STYLES, Severity, severity_of, worker_state
+from service.top.attention import MARKS, STYLES, Severity, low_credit, severity_of, worker_state
 from service.top.charts import bar, greatest, spark
 from service.top.guard import breached, burn, fast, in_unit, title, verdict
 from service.top.history import History, worker_key
@@ -27,7 +27,6 @@ Cell = Text | str
 _CREDIT_BAR = 8
 _SHARE_BAR = 10
 _OBJECTIVE_SPARK = 12
-_LOW_CREDIT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,12 @@ def fitting(columns: Sequence[Column], width: int) -> list[int]:
     return kept
 
 
-def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], width: int) -> Table:
-    """One line of names, then one for each row; what is too long ends with an ellipsis."""
+def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], total: int, width: int) -> Table:
+    """One line of names, then one for each row; what is too long ends with an ellipsis.
+
+    total: rows that there are; when that is more than are given, the first name tells both numbers.
+    """
+    of = f" {len(rows)}/{number(total)}" if len(rows) < total else ""
     kept = fitting(columns, width)
     spare = width - sum(columns[place].width + 1 for place in kept) + 1
     shown = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
@@ -65,7 +68,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], width: int)
         more = min(max(0, spare), max(0, column.most - column.width))
         spare -= more
         shown.add_column(
-            Text(column.name, "bold not dim" if not place else ""),
+            Text(column.name if place else column.name + of, "" if place else "bold not dim"),
             width=column.width + more,
             justify="right" if column.right else "left",
             no_wrap=True,
@@ -96,7 +99,7 @@ WORKERS = (
 def workers(listed: Sequence[Worker], history: History, width: int, rows: int) -> Table:
     """Those that are not well first."""
     unwell_first = sorted(listed, key=lambda one: -severity_of(one))
-    return table(WORKERS, (_worker(one, history) for one in unwell_first[:rows]), width)
+    return table(WORKERS, [_worker(one, history) for one in unwell_first[:rows]], len(listed), width)
 
 
 def _worker(one: Worker, history: History) -> Sequence[Cell]:
@@ -130,7 +133,7 @@ TENANTS = (
 def tenants(listed: Sequence[TenantStatus], width: int, rows: int) -> Table:
     """Those with the most tokens first, as the server sends them."""
     total = sum(one.tokens for one in listed)
-    return table(TENANTS, (_tenant(one, total) for one in listed[:rows]), width)
+    return table(TENANTS, [_tenant(one, total) for one in listed[:rows]], len(listed), width)
 
 
 def _tenant(one: TenantStatus, total: int) -> Sequence[Cell]:
@@ -150,12 +153,12 @@ def tenant_name(name: str) -> str:
 
 
 STREAMS = (
-    Column("Stream", 10, most=38),
+    Column("Stream", 11, most=38),
     Column("State", 14),
     Column("Class", 11, rank=6),
     Column("Tenant", 10, rank=5, most=20),
     Column("Credit", _CREDIT_BAR + 8),
-    Column("Waiting", 7, right=True),
+    Column("Unsent", 6, right=True),
     Column("Age", 6, rank=1, right=True),
     Column("Sent", 7, rank=7, right=True),
     Column("Ack", 7, rank=8, right=True),
@@ -163,8 +166,9 @@ STREAMS = (
 )
 
 
-def streams(listed: Sequence[StreamStatus], width: int) -> Table:
-    return table(STREAMS, (_stream(one) for one in listed), width)
+def streams(listed: Sequence[StreamStatus], width: int, rows: int) -> Table:
+    """In the order given."""
+    return table(STREAMS, [_stream(one) for one in listed[:rows]], len(listed), width)
 
 
 def _stream(one: StreamStatus) -> Sequence[Cell]:
@@ -193,10 +197,12 @@ def _stream_state(one: StreamStatus) -> Text:
 def _credit(one: StreamStatus) -> Text:
     if not one.credits_enforced or not one.window:
         return Text("-", "dim")
-    left = one.credit / one.window
-    style = "red" if not one.credit else "yellow" if left <= _LOW_CREDIT else "green"
-    number_style = "" if left > _LOW_CREDIT else style
-    return bar(left, _CREDIT_BAR, style).append(f" {one.credit}/{one.window}", number_style)
+    low = low_credit(one)
+    style = "red" if not one.credit else "yellow" if low else "green"
+    number_style = style if low else ""
+    return bar(one.credit / one.window, _CREDIT_BAR, style).append(
+        f" {one.credit}/{one.window}", number_style
+    )
 
 
 OBJECTIVES = (
@@ -212,7 +218,7 @@ OBJECTIVES = (
 def objectives(listed: Sequence[Objective], history: History, width: int, rows: int) -> Table:
     """Those that are breached first."""
     breached_first = sorted(listed, key=lambda one: not breached(one))
-    return table(OBJECTIVES, (_objective(one, history) for one in breached_first[:rows]), width)
+    return table(OBJECTIVES, [_objective(one, history) for one in breached_first[:rows]], len(listed), width)
 
 
 def _objective(one: Objective, history: History) -> Sequence[Cell]:

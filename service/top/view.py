@@ -58,7 +58,7 @@ class Frame:
                 return [self._header(width)]
             if self.lost:
                 return [self._header(width), self._notice(width)]
-            attention = packed(found, width, rows - 1) or [Text("Nothing needs attention", "dim")]
+            attention = packed(found, width, rows - 1) or [cut(Text("Nothing needs attention", "dim"), width)]
             return [self._header(width), *attention]
 
         return Part(draw, least=2, wish=1 + min(most, _ATTENTION_ROWS), most=1 + most)
