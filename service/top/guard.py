@@ -61,6 +61,12 @@ def event(one: RemediationEvent) -> str:
     return f"{action}{subject} {clean(one.outcome).lower()} {seconds(one.ago_ms / 1e3)} ago{dry}"
 
 
+def past(now: Remediation) -> list[RemediationEvent]:
+    """The latest events without those that are in force."""
+    in_force = [(one.action, one.subject, one.ago_ms) for one in now.active]
+    return [one for one in now.events if (one.action, one.subject, one.ago_ms) not in in_force]
+
+
 def feature(one: Feature) -> str:
     """A feature and where it is."""
     state = enum_name(FeatureState, one.state, "FEATURE_STATE_")
@@ -94,5 +100,5 @@ def _remediation_lines(now: Remediation) -> list[Line]:
     return [
         ("Remediation", f"{mode}, {len(now.active)} in force{suspended}"),
         *(("", f"in force: {event(one)}: {clean(one.cause)}") for one in now.active),
-        *(("", f"{event(one)}: {clean(one.cause)}") for one in now.events[:_SHOWN_EVENTS]),
+        *(("", f"{event(one)}: {clean(one.cause)}") for one in past(now)[:_SHOWN_EVENTS]),
     ]

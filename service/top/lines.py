@@ -10,7 +10,7 @@ from penstock.v1.status_pb2 import Objective, Status
 from service.cli_limits import last_change, reason
 from service.top.attention import MARKS, STYLES, Concern, Severity
 from service.top.charts import Values, spark
-from service.top.guard import breached, event, fast, feature, in_unit, title
+from service.top.guard import breached, event, fast, feature, in_unit, past, title
 from service.top.history import History
 from service.top.tables import objective_mark, tenant_name
 from service.top.words import clean, number, seconds, share
@@ -116,12 +116,7 @@ def actions(now: Status) -> list[Concern]:
         for one in now.features
         if one.state in _CHANGED
     ]
-    shown = {(one.action, one.subject, one.ago_ms) for one in now.remediation.active}
-    events = [
-        _action(event(one), one.cause, Severity.GOOD)
-        for one in now.remediation.events
-        if (one.action, one.subject, one.ago_ms) not in shown
-    ]
+    events = [_action(event(one), one.cause, Severity.GOOD) for one in past(now.remediation)]
     return [*active, *features, *events]
 
 

@@ -60,7 +60,7 @@ def test_a_server_that_started_again_has_no_rates_at_first() -> None:
 def test_nothing_heard_leaves_a_gap_and_the_latest_values() -> None:
     history = History()
     history.gap()
-    assert history.samples == ()
+    assert not history.samples
     history.add(status(1.0))
     history.gap()
     history.gap()
