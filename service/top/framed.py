@@ -19,7 +19,7 @@ from service.top.history import History
 from service.top.lines import NO_OBJECTIVES, actions, cut, ends, packed, queue_note
 from service.top.parts import Part
 from service.top.readings import first_token
-from service.top.words import clean, number, seconds
+from service.top.words import clean, milliseconds, number, seconds
 
 _FRAME = 2
 _EDGES = 4
@@ -132,9 +132,7 @@ def _levels(now: Status, history: History, width: int) -> Part:
     def draw(rows: int) -> Iterable[RenderableType]:
         inner = left - _EDGES
         content: RenderableType = (
-            tables.objectives(listed, history, inner, rows - _FRAME - 1)
-            if listed
-            else cut(Text(NO_OBJECTIVES, "dim"), inner)
+            tables.objectives(listed, history, inner, rows - _FRAME - 1) if listed else _steering(now, inner)
         )
         queue = _queue(now, history, right - _EDGES, rows - _FRAME)
         return [
@@ -148,6 +146,22 @@ def _levels(now: Status, history: History, width: int) -> Part:
 
     wanted = max(4, 1 + len(listed))
     return Part(draw, _FRAME + 3, _FRAME + wanted, rank=2)
+
+
+def _steering(now: Status, width: int) -> Group:
+    """What the limit follows, on a server without objectives."""
+    limits = now.admission.limits
+    ttft_load = limits.ttft_load if limits.HasField("ttft_load") else None
+    latency_load = limits.latency_load if limits.HasField("latency_load") else None
+    followed = (
+        ("first token", ttft_load, limits.target_ttft_ms),
+        ("next token", latency_load, limits.target_latency_ms),
+    )
+    lines = [Text(NO_OBJECTIVES, "dim"), Text("the limit follows:", "dim")]
+    for name, load, target_ms in followed:
+        if load is not None:
+            lines.append(Text(f"{name} {milliseconds(load * target_ms)} of {milliseconds(target_ms)}"))
+    return Group(*(cut(line, width) for line in lines))
 
 
 def _queue(now: Status, history: History, width: int, rows: int) -> list[Text]:
