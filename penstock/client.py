@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self, Unpack
@@ -174,7 +174,7 @@ class Client:
 
     async def watch_status(
         self, *, interval_ms: int | None = None, include_streams: bool = False
-    ) -> AsyncIterator[Status]:
+    ) -> AsyncGenerator[Status, None]:
         """The status at once and then every interval_ms, 100 to 60000 (None: the server's default)."""
         call = StatusServiceStub(self._channel()).WatchStatus(
             WatchStatusRequest(interval_ms=interval_ms or 0, include_streams=include_streams),
