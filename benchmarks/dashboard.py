@@ -11,6 +11,7 @@ import msgspec
 FILE = Path(__file__).parents[1] / "deploy" / "grafana" / "penstock.json"
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _LABEL_VALUES = re.compile(r"label_values\((?P<selector>.+), (?P<label>\w+)\)")
+_LABEL = re.compile(r"\{\{ *(\w+) *\}\}")
 _METRIC = re.compile(r"\b(?:(?:penstock|gen_ai|grpc)[_:][a-z0-9_:]+|up)\b")
 
 
@@ -67,3 +68,8 @@ def substituted(expression: str, values: Mapping[str, str]) -> str:
 def metrics_of(expression: str) -> set[str]:
     """Names of the metrics that an expression reads."""
     return set(_METRIC.findall(expression))
+
+
+def legend(query: Query, labels: Mapping[str, str]) -> str:
+    """The name of a series."""
+    return _LABEL.sub(lambda found: labels.get(found[1], ""), query.legend).strip()
