@@ -23,6 +23,7 @@ from service.assembly_options import (
     server_options,
     stream_options,
     supervisor_options,
+    telemetry_options,
     tenant_options,
     worker_options,
     worker_pool_options,
@@ -33,6 +34,8 @@ _log = structlog.get_logger("penstock.assembly")
 
 # The line on standard output that says where the server listens; `penstock demo` and tests read it.
 LISTENING = "penstock listening on "
+# The line after it, unless telemetry is off.
+METRICS = "penstock metrics on "
 
 
 def model_engine(settings: Settings, source: str) -> Engine:
@@ -105,12 +108,15 @@ async def _run(settings: Settings, models: ModelHost) -> int:
         admission_options(settings),
         governor,
         pool_options(settings),
+        telemetry_options(settings),
         version=version("penstock"),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tenants, settings, server)
     try:
         address = await server.listen()
         print(f"{LISTENING}{address}", flush=True)
+        if server.metrics_address:
+            print(f"{METRICS}http://{server.metrics_address}/metrics", flush=True)
         await _until_first(server.start_engine(), stopping[0].wait())
         await stopping[0].wait()
         await _until_first(server.drain(), stopping[1].wait())

@@ -227,4 +227,5 @@ def telemetry_options(settings: Settings) -> TelemetryOptions | None:
         otlp_interval_s=telemetry.otlp_interval_ms / 1e3,
         trace_sample_ratio=telemetry.trace_sample_ratio,
         grpc_metrics=telemetry.grpc_metrics,
+        max_batch_rows=settings.engine.max_batch_rows,
     )

@@ -19,9 +19,11 @@ from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import generation_pb2_grpc
 from service.admission import Admission
 from service.calls import answering_errors
+from service.causes import is_refusal
 from service.errors import ServiceError, Violation, abort
 from service.identity import tenant_of
 from service.message_pool import MessagePool
+from service.observation import Observation, StreamLabels
 from service.options import StreamOptions
 from service.start_message import StartMessage, read_count_request, read_start
 from service.stream import Stream
@@ -36,7 +38,10 @@ Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Serves streams from the models, as admission lets them. pool: None to make each message anew."""
+    """Serves streams from the models, as admission lets them.
+
+    pool: None to make each message anew. observation: told of every stream; None for nobody.
+    """
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         admission: Admission,
         options: StreamOptions,
         pool: MessagePool | None,
+        observation: Observation | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,6 +59,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._admission = admission
         self._options = options
         self._pool = pool
+        self._observation = observation or Observation(())
         self._clock = clock
         self._streams: dict[Stream, None] = {}
         self._idle = asyncio.Event()
@@ -104,41 +111,58 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         try:
             hold = self._models.hold(start.model)
         except EngineError as error:
-            raise ServiceError.from_engine(error, "start.") from error
+            refusal = ServiceError.from_engine(error, "start.")
+            self._note_refusal(refusal, None)
+            raise refusal from error
         with hold:
-            await self._serve_from(hold, start, context)
+            await self._serve_from(hold, start, context, arm="control")
 
-    async def _serve_from(self, hold: Hold, start: StartMessage, context: Context) -> None:
+    async def _serve_from(self, hold: Hold, start: StartMessage, context: Context, *, arm: str) -> None:
         _check_fingerprint(start, hold.info)
-        _check_ready(hold)
         tenant = tenant_of(context)
         start = start.of_tenant(tenant)
-        seat = self._admission.ask(start, tenant, context.time_remaining())
+        try:
+            _check_ready(hold)
+            seat = self._admission.ask(start, tenant, context.time_remaining())
+        except ServiceError as error:
+            asked = StreamLabels(hold.info.name, self._admission.asked_class(start), arm)
+            self._note_refusal(error, asked)
+            raise
         place = self._registry.admit()
         lease = self._pool.lease() if self._pool is not None else None
-        stream = Stream(hold.engine, place, seat, start, self._options, self._clock, lease)
+        observer = self._observation.stream(StreamLabels(hold.info.name, seat.service_class, arm))
+        stream = Stream(hold.engine, place, seat, start, self._options, self._clock, lease, observer)
         self._streams[stream] = None
         self._idle.clear()
         hold.cut = lambda: stream.take_error(_unloaded(hold.info))
-        how = Input.CANCEL
+        how, failure = Input.CANCEL, None
         try:
             async with asyncio.timeout(None) as alarm:
                 stream.watch(lambda deadline_s: self._arm(alarm, deadline_s))
                 await _run(stream, hold.info, context)
         except TimeoutError:  # A timer of the stream; asyncio cancelled what was under way.
-            how = Input.FAIL
-            raise stream.timed_out() from None
+            how, failure = Input.FAIL, stream.timed_out()
+            raise failure from None
         except grpc.aio.InternalError as error:
             # A write fails before grpc.aio cancels the handler of a caller who is lost.
             raise asyncio.CancelledError from error
+        except ServiceError as error:
+            how, failure = Input.FAIL, error
+            raise
         except Exception:
-            how = Input.FAIL
+            # Any error out of a lost connection is the loss.
+            how = Input.CANCEL if context.done() else Input.FAIL
             raise
         finally:
-            stream.close(how)
+            stream.close(how, failure)
             del self._streams[stream]
             if not self._streams:
                 self._idle.set()
+
+    def _note_refusal(self, error: ServiceError, labels: StreamLabels | None) -> None:
+        """A request gets no stream: count it, unless the request itself is wrong."""
+        if is_refusal(error.reason):
+            self._observation.refused(labels, error.reason)
 
     def _arm(self, alarm: asyncio.Timeout, deadline_s: float | None) -> None:
         """Let the alarm go off at a time of the stream's clock."""

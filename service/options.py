@@ -64,7 +64,7 @@ class ServerOptions:
 
 @dataclass(frozen=True, slots=True)
 class TelemetryOptions:
-    """Metrics and traces; meanings as in config/runtime.yaml, telemetry."""
+    """Metrics and traces; meanings as in config/runtime.yaml, telemetry. max_batch_rows: of one worker."""
 
     prometheus_host: str
     prometheus_port: int
@@ -72,3 +72,4 @@ class TelemetryOptions:
     otlp_interval_s: float
     trace_sample_ratio: float
     grpc_metrics: bool
+    max_batch_rows: int

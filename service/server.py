@@ -30,8 +30,13 @@ from service.health import OVERALL, HealthFollower, HealthServicer
 from service.limits import LimitsServicer
 from service.message_pool import MessagePool
 from service.models import ModelServicer
-from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions
+from service.observation import Observation, StreamSink
+from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions, TelemetryOptions
 from service.status import StatusServicer
+from service.telemetry.exporter import MetricsExporter
+from service.telemetry.histograms import StreamHistograms
+from service.telemetry.readings import Readings
+from service.telemetry.totals import StreamTotals
 
 _log = structlog.get_logger("penstock.server")
 
@@ -43,6 +48,8 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 # Streams that are cut after the grace time get this long to carry their last status to the caller.
 _CUT_GRACE_S = 0.5
+# How often what streams told is handed to whoever measures it.
+_FLUSH_S = 1.0
 
 
 class BindError(OSError):
@@ -52,7 +59,7 @@ class BindError(OSError):
 class Server:
     """Serves models over gRPC. Owns their host from `start_engine` to the end of `stop`.
 
-    pool_options: None to make every message anew.
+    pool_options: None to make every message anew. telemetry_options: None to measure nothing.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class Server:
         admission_options: AdmissionOptions,
         governor_options: GovernorOptions,
         pool_options: PoolOptions | None,
+        telemetry_options: TelemetryOptions | None = None,
         *,
         version: str,
         clock: Callable[[], float] = time.monotonic,
@@ -73,9 +81,28 @@ class Server:
         self._governor = Governor(governor_options, now_s=clock(), chance=random.random)
         self.admission = Admission(self._governor, models, admission_options, clock)
         self._pool = MessagePool(pool_options) if pool_options is not None else None
+        histograms, totals = StreamHistograms(), StreamTotals()
+        sinks: list[StreamSink] = [] if telemetry_options is None else [histograms, totals]
+        self._observation = Observation(sinks)
         self._generation = GenerationServicer(
-            models, self._registry, self.admission, stream_options, self._pool, clock=clock
+            models, self._registry, self.admission, stream_options, self._pool, self._observation, clock=clock
         )
+        self._metrics: MetricsExporter | None = None
+        if telemetry_options is not None:
+            readings = Readings(
+                models,
+                self._registry,
+                self._governor,
+                self._pool,
+                self._observation,
+                histograms,
+                totals,
+                streams=self._generation.snapshots,
+                max_batch_rows=telemetry_options.max_batch_rows,
+                version=version,
+                clock=clock,
+            )
+            self._metrics = MetricsExporter(telemetry_options, readings, version=version)
         self._status = StatusServicer(
             models,
             self._registry,
@@ -103,6 +130,11 @@ class Server:
 
         Returns the address as HOST:PORT. Raises BindError.
         """
+        if self._metrics is not None:
+            try:
+                self._metrics.start()
+            except OSError as error:
+                raise BindError(f"telemetry.prometheus_port: {error}") from error
         self._grpc = self._build()
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         asked = f"{host}:{self._options.port}"
@@ -113,11 +145,17 @@ class Server:
         await self._grpc.start()
         self._tasks.append(asyncio.create_task(self._follower.follow(), name="health"))
         self._tasks.append(asyncio.create_task(self.admission.keep_deciding(), name="admission"))
+        self._tasks.append(asyncio.create_task(self._keep_flushing(), name="observation"))
         if self._pool is not None:
             self._tasks.append(asyncio.create_task(self._pool.keep_trimmed(), name="pool trimming"))
         for service in (MODELS, STATUS, LIMITS):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
+
+    @property
+    def metrics_address(self) -> str:
+        """HOST:PORT that Prometheus may scrape; empty without metrics, and before `listen`."""
+        return "" if self._metrics is None else self._metrics.address
 
     async def start_engine(self) -> None:
         """Load the default model; others follow. Raises EngineStartError."""
@@ -146,7 +184,14 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._metrics is not None:
+            await self._metrics.stop()
         await self._models.stop()
+
+    async def _keep_flushing(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            self._observation.flush()
 
     def _build(self) -> grpc.aio.Server:
         options = self._options

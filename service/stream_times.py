@@ -12,7 +12,10 @@ class StreamTimes:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.asked_s = clock()
         self._clock = clock
-        self._submitted_s: float | None = None
+        self.submitted_s: float | None = None
+        """When it was handed to the engine; None before."""
+        self.stalls = 0
+        """Times that tokens waited without credit."""
         self._accepted_s = 0.0
         self._first_token_s: float | None = None
         self._arrived_s: deque[float] = deque()
@@ -21,7 +24,7 @@ class StreamTimes:
 
     def submitted(self) -> None:
         """The stream was handed to the engine."""
-        self._submitted_s = self._clock()
+        self.submitted_s = self._clock()
 
     def accepted(self) -> None:
         """The caller is told that the stream was accepted."""
@@ -53,13 +56,16 @@ class StreamTimes:
 
     def stall(self) -> float:
         """Tokens wait and there is no credit, from now on. Returns the time."""
+        self.stalls += 1
         self._stalled_since_s = self._clock()
         return self._stalled_since_s
 
-    def unstall(self) -> None:
-        """Credit is back."""
-        self._stalled_s += self.current_stall_s
+    def unstall(self) -> float:
+        """Credit is back, or the stream has ended. Returns how long the stall was; 0 without one."""
+        stall_s = self.current_stall_s
+        self._stalled_s += stall_s
         self._stalled_since_s = None
+        return stall_s
 
     @property
     def current_stall_s(self) -> float:
@@ -77,7 +83,7 @@ class StreamTimes:
     @property
     def admission_s(self) -> float:
         """How long it waited for its permit; 0 while it waits."""
-        return 0.0 if self._submitted_s is None else self._submitted_s - self.asked_s
+        return 0.0 if self.submitted_s is None else self.submitted_s - self.asked_s
 
     @property
     def to_first_token_s(self) -> float:

@@ -253,6 +253,7 @@ class Governor:
             reason=limiter.reason,
             changed_s=limiter.changed_s,
             last_change=limiter.last_change,
+            changes=limiter.changes,
             ttft_load=limiter.ttft_load,
             latency_load=limiter.latency_load,
         )

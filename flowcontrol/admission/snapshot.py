@@ -38,6 +38,8 @@ class LimitSnapshot:
     changed_s: float
     last_change: int
     """Streams by which the last change moved the limit."""
+    changes: dict[LimitReason, int]
+    """How often the limit has moved, by why."""
     ttft_load: float | None
     latency_load: float | None
 

@@ -1,5 +1,6 @@
 """The limit on streams in flight: when it may move, how far, and between which bounds."""
 
+from collections import Counter
 from math import sqrt
 
 from flowcontrol.limits.contract import LimitOptions, LimitReason, StrategyName, Window
@@ -38,6 +39,7 @@ class AdaptiveLimit:
         self._reason = LimitReason.STARTED
         self._changed_s = now_s
         self._last_change = 0
+        self._changes: Counter[LimitReason] = Counter()
         self._due_s = now_s + options.interval_s
         self._ttft_load: float | None = None
         self._latency_load: float | None = None
@@ -66,6 +68,11 @@ class AdaptiveLimit:
     def last_change(self) -> int:
         """Streams by which the last change moved `limit`; 0 before the first."""
         return self._last_change
+
+    @property
+    def changes(self) -> dict[LimitReason, int]:
+        """How often `limit` has moved, by why."""
+        return dict(self._changes)
 
     @property
     def ttft_load(self) -> float | None:
@@ -124,8 +131,8 @@ class AdaptiveLimit:
         self._strategy = make_strategy(options)
         self._seen.min_samples = options.min_samples
         self._good = _clamp(self._good, options)
-        self._set_limit(_clamp(self._limit, options), now_s)
         self._reason = LimitReason.SET
+        self._set_limit(_clamp(self._limit, options), now_s)
         self._due_s = now_s + options.interval_s
         # The targets that loads refer to may be new as well.
         self._seen.begin()
@@ -203,6 +210,7 @@ class AdaptiveLimit:
             return False
         self._changed_s = now_s
         self._last_change = self.limit - before
+        self._changes[self._reason] += 1
         if self.limit > before:
             self._seen.carry(self.limit / before)
         else:
