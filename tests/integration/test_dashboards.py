@@ -32,14 +32,21 @@ LATER = frozenset(
 )
 """Metrics that the server does not have yet; queries that use one must only be valid."""
 
+NO_DATA = frozenset({"Prefix cache A"})
+"""Queries that must only be valid: the scripted engine has no prefix cache, so nothing is looked up."""
+
 MISSING = "neither `prometheus` and `promtool` on the PATH nor build/prometheus (make prometheus)"
 pytestmark = pytest.mark.skipif(find("prometheus") is None or find("promtool") is None, reason=MISSING)
 
 SCRAPE_S = 0.2
-# A limit that requests come up against, a reader that stalls is ended soon, and a tenant with a quota.
+# A limit that requests come up against and that moves, since no token comes within 1 ms; a reader that stalls
+# is ended soon; a tenant has a quota.
 OPTIONS = {
     "STREAM_REGISTRY__MAX_ACTIVE_STREAMS": "5",
     "STREAM_REGISTRY__ADAPTIVE_LIMITS__ADJUSTMENT_INTERVAL_MS": "100",
+    "STREAM_REGISTRY__ADAPTIVE_LIMITS__MIN_STREAMS": "3",
+    "STREAM_REGISTRY__ADAPTIVE_LIMITS__MIN_SAMPLES": "1",
+    "STREAM_REGISTRY__ADAPTIVE_LIMITS__TARGET_LATENCY_MS": "1",
     "STREAM_REGISTRY__BACKPRESSURE__ACK_TIMEOUT_MS": "300",
     "STREAM_REGISTRY__BACKPRESSURE__MAX_BACKLOG_TOKENS": "16",
     "ADMISSION__QUEUE__MAX_REQUESTS": "4",
@@ -151,7 +158,9 @@ async def all_answered(observed: Observed, queries: list[Query]) -> None:
         return [
             f"{query.where}: {query.expression}"
             for query in queries
-            if not dashboard.metrics_of(query.expression) & LATER and not answer(observed.prometheus, query)
+            if query.where not in NO_DATA
+            and not dashboard.metrics_of(query.expression) & LATER
+            and not answer(observed.prometheus, query)
         ]
 
     for query in queries:
