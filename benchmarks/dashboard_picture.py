@@ -130,7 +130,9 @@ def _draw_panel(
     x, y, w, h = place
     width, height = figure.get_size_inches()
     frame = (x + _GAP) / width, (y + _GAP) / height, (w - 2 * _GAP) / width, (h - 2 * _GAP) / height
-    figure.add_artist(Rectangle(frame[:2], frame[2], frame[3], color=PANEL, transform=figure.transFigure))
+    figure.add_artist(
+        Rectangle(frame[:2], frame[2], frame[3], color=PANEL, zorder=-1, transform=figure.transFigure)
+    )
     title = (x + 0.15) / width, (y + h - _GAP - 0.15) / height
     figure.text(*title, panel["title"], color=TEXT, fontsize=8, va="center")
     flat = panel["type"] in _FLAT

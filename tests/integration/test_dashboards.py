@@ -103,7 +103,7 @@ def test_promtool_is_content(arguments: tuple[str, ...]) -> None:
         cwd=DEPLOYED,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
