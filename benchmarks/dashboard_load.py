@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import msgspec
 
+from penstock import Client
 from penstock.duplex import Duplex
 from penstock.tenant import tenant_metadata
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
-from penstock.v1.status_pb2 import GetStatusRequest
+from penstock.v1.status_pb2 import WORKER_STATE_READY, GetStatusRequest
 from penstock.v1.status_pb2_grpc import StatusServiceStub
 
 if TYPE_CHECKING:  # Asynchronous stubs exist for type checkers only.
@@ -24,8 +25,11 @@ if TYPE_CHECKING:  # Asynchronous stubs exist for type checkers only.
 
 _WINDOW = 4
 _TOKENS = 400
+# So long that its KV cache is kept for the next one.
+_PROMPT = "Once upon a time there was a little girl who lived in a house by the sea. " * 6
 _PAUSE_S = 2.0
 _LEAVE_EVERY_S = 1.5
+_START_LIMIT_S = 120.0
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -52,6 +56,14 @@ PARTS = (
 """Callers who wait for answers, two tenants, a nightly job, and a crowd that comes all at once."""
 _SLOW_READERS = 6
 _SLOW_AT, _KILL_AT = (0.2, 0.85), 0.65
+
+
+async def wait_ready(address: str) -> None:
+    """Return when all workers are ready. TimeoutError when that takes too long."""
+    async with asyncio.timeout(_START_LIMIT_S), Client(address) as client:
+        async for status in client.watch_status():
+            if all(worker.state == WORKER_STATE_READY for worker in status.workers):
+                return
 
 
 async def put_load(address: str, duration_s: float) -> None:
@@ -122,8 +134,8 @@ async def _leave_early(generation: "GenerationServiceAsyncStub", duration_s: flo
 
 
 def _start(**fields: Any) -> pb.GenerateRequest:
-    fields["stopping"] = {"max_tokens": _TOKENS, "ignore_eos": True}
-    return pb.GenerateRequest(start=pb.Start(prompt="Once upon a time", **fields))
+    fields |= {"sampling": {"temperature": 0}, "stopping": {"max_tokens": _TOKENS, "ignore_eos": True}}
+    return pb.GenerateRequest(start=pb.Start(prompt=_PROMPT, **fields))
 
 
 async def _kill_a_worker(statuses: "StatusServiceAsyncStub") -> None:

@@ -27,8 +27,10 @@ _HEAT = LinearSegmentedColormap.from_list("heat", [PANEL, "#5a2a0c", "#c4560f", 
 # A heat map whose few busy cells hide the others tells less.
 _HEAT_EXPONENT = 0.5
 _LEGEND_ENTRIES = 8
+_LEGEND_CHARACTERS = 8
 _SMALL, _TINY = 7.0, 6.0
 _TABLE_ROW = 0.17
+_GAUGES = 5
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -151,7 +153,13 @@ def _timeseries(axes: Axes, panel: Panel, lines: Sequence[Line]) -> None:
     axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)
     _unit_axis(axes, defaults["unit"])
-    _legend(axes)
+    _legend(axes, panel["gridPos"]["w"])
+
+
+def has_right_axis(panel: Panel) -> bool:
+    """Whether some of its series have an axis of their own at the right."""
+    ids = [each["id"] for one in panel["fieldConfig"]["overrides"] for each in one["properties"]]
+    return "custom.axisPlacement" in ids
 
 
 def _on_right(panel: Panel, line: Line) -> bool:
@@ -182,19 +190,19 @@ def _unit_axis(axes: Axes, unit: str) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(value, unit)))
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, width: int) -> None:
     handles, names = axes.get_legend_handles_labels()
     handles, names = handles[:_LEGEND_ENTRIES], names[:_LEGEND_ENTRIES]
     axes.legend(
-        handles, names, ncols=legend_columns(names), loc="upper left", bbox_to_anchor=(-0.06, -0.1),
+        handles, names, ncols=legend_columns(names, width), loc="upper left", bbox_to_anchor=(-0.06, -0.1),
         fontsize=_TINY, frameon=False, labelcolor=TEXT, handlelength=1.2, columnspacing=1.0, borderaxespad=0,
     )  # fmt: skip
 
 
-def legend_columns(names: Sequence[str]) -> int:
-    """As many as fit below a panel: by the longest name."""
+def legend_columns(names: Sequence[str], width: int) -> int:
+    """As many as fit below a panel of that width: by the longest name."""
     longest = max((len(name) for name in names), default=1)
-    return max(1, min(len(names), 62 // (longest + 6)))
+    return max(1, min(len(names), width * _LEGEND_CHARACTERS // (longest + 5)))
 
 
 def _heatmap(axes: Axes, panel: Panel, lines: Sequence[Line]) -> None:
@@ -236,6 +244,7 @@ def _bargauge(axes: Axes, panel: Panel, lines: Sequence[Line]) -> None:
         color = _threshold_color(panel, named[name])
         axes.text(defaults["max"] * 1.02, place, text, color=color, fontsize=_SMALL, va="center")
     axes.set_xlim(0, defaults["max"] * 1.2)
+    axes.set_ylim(len(names) - _GAUGES - 0.5, len(names) - 0.5)
     axes.set_xticks([])
     axes.tick_params(axis="y", colors=TEXT, labelsize=_TINY)
 

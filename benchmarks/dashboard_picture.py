@@ -16,8 +16,8 @@ from matplotlib import pyplot
 from matplotlib.patches import Rectangle
 
 from benchmarks import dashboard
-from benchmarks.dashboard_load import put_load
-from benchmarks.dashboard_panels import DIM, PANEL, TEXT, Line, draw_panel
+from benchmarks.dashboard_load import put_load, wait_ready
+from benchmarks.dashboard_panels import DIM, PANEL, TEXT, Line, draw_panel, has_right_axis
 from benchmarks.processes import Child
 from benchmarks.prometheus import Prometheus, find, free_port, running_prometheus
 
@@ -34,6 +34,7 @@ _DPI = 100
 # Parts of a panel's place, inches: for the axis' texts, the title, and the legend.
 _LEFT, _RIGHT, _TITLE, _BELOW, _GAP = 0.55, 0.15, 0.3, 0.55, 0.05
 _BELOW_FLAT = 0.12
+_RIGHT_AXIS = 0.5
 _FLAT = ("stat", "table", "bargauge")
 _LEFT_NAMES = 1.7
 _FIRST_ROWS = 2
@@ -73,6 +74,7 @@ def watch(duration_s: float, folder: Path) -> tuple[Lines, tuple[float, float]]:
         ) as prometheus,
     ):
         address = server.read_line().removeprefix(_LISTENING)
+        asyncio.run(wait_ready(address))
         began_s = time.time()
         asyncio.run(put_load(address, duration_s))
         span_s = (began_s, began_s + duration_s)
@@ -140,7 +142,8 @@ def _draw_panel(
     below = _BELOW_FLAT if flat or panel["type"] == "state-timeline" else _BELOW
     if panel["type"] in ("heatmap", "state-timeline"):
         below = 0.3
-    inner = (x + left, y + below, w - left - _RIGHT, h - below - _TITLE - _GAP)
+    right = _RIGHT_AXIS if has_right_axis(panel) else _RIGHT
+    inner = (x + left, y + below, w - left - right, h - below - _TITLE - _GAP)
     axes = figure.add_axes((inner[0] / width, inner[1] / height, inner[2] / width, inner[3] / height))
     draw_panel(axes, panel, lines, span_s)
 
