@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve load simulate test check protos protos-check lint lint-protos types contracts bench chaos fmt clean
+.PHONY: help setup demo serve load simulate test check protos protos-check lint lint-protos types contracts bench chaos soak fmt clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -83,6 +83,10 @@ bench-peers: setup $(PEERS)/mlx-lm/.built $(PEERS)/smg/.built ## Beside mlx_lm.s
 
 chaos: setup ## Kill, stop and stall at random for 5 minutes: nothing may be lost
 	@$(BIN)/python -m benchmarks.chaos --json build/benchmarks/chaos.json $(if $(SEED),--seed $(SEED))
+
+soak: setup ## A mixed load with disturbances for MINUTES (20): does anything leak?
+	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),20) \
+	  --json build/benchmarks/soak.json --plot build/benchmarks/soak.png
 
 # A peer that cannot be installed here is left out of the benchmark.
 $(PEERS)/%/.built: benchmarks/peers/%.txt | setup

@@ -23,6 +23,7 @@ from service.assembly_options import (
     admission_options,
     governor_options,
     pool_options,
+    rollout_options,
     server_options,
     stream_options,
 )
@@ -91,6 +92,7 @@ class _TimedServer(Server):
             admission_options(settings),
             governor_options(settings),
             pool_options(settings),
+            rollout_options=rollout_options(settings),
             version="benchmark",
         )
         timed = _TimedServicer(models, self._registry, self.admission, streams, self._pool)

@@ -30,6 +30,7 @@ from service.assembly_options import (
     admission_options,
     governor_options,
     pool_options,
+    rollout_options,
     server_options,
     stream_options,
 )
@@ -107,6 +108,7 @@ class BenchmarkServer(Server):
             admission_options(settings),
             governor_options(settings),
             pool_options(settings),
+            rollout_options=rollout_options(settings),
             version="benchmark",
         )
         if options.kind == "bare":

@@ -20,6 +20,7 @@ from service.assembly_options import (
     governor_options,
     host_options,
     pool_options,
+    rollout_options,
     server_options,
     stream_options,
     supervisor_options,
@@ -37,6 +38,8 @@ _log = structlog.get_logger("penstock.assembly")
 
 # The line on standard output that says where the server listens; `penstock demo` and tests read it.
 LISTENING = "penstock listening on "
+# The line after it, unless telemetry is off.
+METRICS = "penstock metrics on "
 
 
 def model_engine(settings: Settings, source: str) -> Engine:
@@ -114,6 +117,8 @@ async def _run(settings: Settings, models: ModelHost) -> int:
         admission_options(settings),
         governor,
         pool_options(settings),
+        telemetry_options(settings),
+        rollout_options=rollout_options(settings),
         version=version("penstock"),
         tracing=tracing,
     )
@@ -121,6 +126,8 @@ async def _run(settings: Settings, models: ModelHost) -> int:
     try:
         address = await server.listen()
         print(f"{LISTENING}{address}", flush=True)
+        if server.metrics_address:
+            print(f"{METRICS}http://{server.metrics_address}/metrics", flush=True)
         await _until_first(server.start_engine(), stopping[0].wait())
         await stopping[0].wait()
         await _until_first(server.drain(), stopping[1].wait())

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from config import ConfigError, Loaded, load, load_tenants, report
-from service import cli_bench, cli_generate, cli_limits, cli_models, cli_status, demo
+from service import cli_bench, cli_canary, cli_generate, cli_limits, cli_models, cli_status, demo
 
 app = typer.Typer(
     name="penstock",
@@ -27,6 +27,7 @@ app.command("generate")(cli_generate.generate)
 app.command("status")(cli_status.status)
 app.command("limits")(cli_limits.limits)
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_canary.app, name="canary")
 app.command("bench")(cli_bench.bench)
 app.command("demo")(demo.demo)
 

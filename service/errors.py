@@ -50,6 +50,7 @@ ANSWERS: dict[Reason, _Answer] = {
     Reason.TENANT_LIMIT: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
     Reason.KV_EXHAUSTED: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
     Reason.NOT_ALLOWED: _Answer(grpc.StatusCode.PERMISSION_DENIED),
+    Reason.CANARY_RUNNING: _Answer(grpc.StatusCode.FAILED_PRECONDITION),
     Reason.DRAINING: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
     Reason.MODEL_LOADING: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
     Reason.WORKER_STUCK: _Answer(grpc.StatusCode.UNAVAILABLE, 5.0),

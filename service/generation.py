@@ -13,12 +13,13 @@ from opentelemetry.trace import Tracer
 from engine.contract import Engine, EngineError, ModelInfo
 from engine.hosted_model import Hold
 from engine.model_host import ModelHost
+from flowcontrol.features import ALL_ON, FeatureName, FeatureTable, StreamFeatures
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import generation_pb2_grpc
-from service.admission import Admission
+from service.admission import Admission, Seat
 from service.calls import answering_errors
 from service.causes import is_refusal
 from service.errors import ServiceError, Violation, abort
@@ -44,7 +45,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Serves streams from the models, as admission lets them.
 
     pool: None to make each message anew. observation: told of every stream; None for nobody.
-    tracer: makes the spans of streams whose call is recorded; None for none.
+    features: None to have all of them on for every stream. tracer: makes the spans of streams whose call is
+    recorded; None for none.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         pool: MessagePool | None,
         observation: Observation | None = None,
         *,
+        features: FeatureTable | None = None,
         tracer: Tracer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -66,6 +69,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._pool = pool
         self._tracer = tracer
         self._observation = observation or Observation(())
+        self._features = features
         self._clock = clock
         self._streams: dict[Stream, None] = {}
         self._idle = asyncio.Event()
@@ -128,28 +132,24 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             self._note_refusal(refusal, None)
             raise refusal from error
         with hold:
-            await self._serve_from(hold, start, context, arm="control")
+            await self._serve_from(hold, start, context)
 
-    async def _serve_from(self, hold: Hold, start: StartMessage, context: Context, *, arm: str) -> None:
+    async def _serve_from(self, hold: Hold, start: StartMessage, context: Context) -> None:
         _check_fingerprint(start, hold.info)
         tenant = tenant_of(context)
-        start = start.of_tenant(tenant)
+        features = ALL_ON if self._features is None else self._features.of(start.request_id, tenant)
+        start = start.of_tenant(tenant).with_features(features)
         try:
             _check_ready(hold)
             seat = self._admission.ask(start, tenant, context.time_remaining())
         except ServiceError as error:
-            asked = StreamLabels(hold.info.name, self._admission.asked_class(start), arm)
+            asked = StreamLabels(hold.info.name, self._admission.asked_class(start), features.arm)
             self._note_refusal(error, asked)
             raise
-        place = self._registry.admit()
-        lease = self._pool.lease() if self._pool is not None else None
-        recorded = trace_of(self._tracer, start.request, self._clock)
-        labels = StreamLabels(hold.info.name, seat.service_class, arm)
-        observer = self._observation.stream(labels, *(() if recorded is None else (recorded,)))
         transcript = Transcript(hold.engine, start.request) if self._options.log_prompts else None
         engine = hold.engine if transcript is None else cast(Engine, transcript)
-        trace = recorded or UNTRACED
-        stream = Stream(engine, place, seat, start, self._options, self._clock, lease, observer, trace)
+        labels = StreamLabels(hold.info.name, seat.service_class, features.arm)
+        stream = self._new_stream(engine, seat, start, features, labels)
         self._streams[stream] = None
         self._idle.clear()
         hold.cut = lambda: stream.take_error(_unloaded(hold.info))
@@ -178,6 +178,24 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             del self._streams[stream]
             if not self._streams:
                 self._idle.set()
+
+    def _new_stream(
+        self, engine: Engine, seat: Seat, start: StartMessage, features: StreamFeatures, labels: StreamLabels
+    ) -> Stream:
+        pool = self._pool if FeatureName.POOLING in features.on else None
+        recorded = trace_of(self._tracer, start.request, self._clock)
+        return Stream(
+            engine,
+            self._registry.admit(),
+            seat,
+            start,
+            self._options,
+            self._clock,
+            pool.lease() if pool is not None else None,
+            self._observation.stream(labels, *(() if recorded is None else (recorded,))),
+            recorded or UNTRACED,
+            coalesce=FeatureName.COALESCING in features.on,
+        )
 
     def _note_refusal(self, error: ServiceError, labels: StreamLabels | None) -> None:
         """A request gets no stream: count it, unless the request itself is wrong."""

@@ -1,8 +1,11 @@
 """Options of the service, without defaults: config/runtime.yaml is their only home."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from flowcontrol.admission.ask import ServiceClass
+from flowcontrol.features import FeatureName, FeatureOptions
+from flowcontrol.limits.contract import LimitOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,21 @@ class PoolOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutOptions:
+    """Features that may be on for some streams only; meanings as in config/runtime.yaml, features.
+
+    features: every one of them. limits: what adaptive limits are steered by where they are on.
+    remote_control: whether features may be changed from other machines than this one.
+    """
+
+    features: Mapping[FeatureName, FeatureOptions]
+    roll_back: bool
+    min_samples: int
+    limits: LimitOptions
+    remote_control: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """The listening socket and the server's life; meanings as in config/runtime.yaml, server.
 
@@ -68,7 +86,7 @@ class ServerOptions:
 
 @dataclass(frozen=True, slots=True)
 class TelemetryOptions:
-    """Metrics and traces; meanings as in config/runtime.yaml, telemetry."""
+    """Metrics and traces; meanings as in config/runtime.yaml, telemetry. max_batch_rows: of one worker."""
 
     prometheus_host: str
     prometheus_port: int
@@ -76,3 +94,19 @@ class TelemetryOptions:
     otlp_interval_s: float
     trace_sample_ratio: float
     grpc_metrics: bool
+    max_batch_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlertOptions:
+    """Who is told; meanings as in config/runtime.yaml, alerts. Its repr holds no secret.
+
+    webhook_url: empty for no posts. webhook_secret: empty for no signature.
+    """
+
+    webhook_url: str = field(repr=False)
+    webhook_secret: str = field(repr=False)
+    timeout_s: float
+    max_attempts: int
+    queue_size: int
+    sustained_s: float

@@ -16,6 +16,8 @@ from flowcontrol.admission.governor import Governor
 from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.registry import StreamRegistry
 from penstock.v1 import (
+    feature_pb2,
+    feature_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
     limits_pb2,
@@ -26,13 +28,27 @@ from penstock.v1 import (
     status_pb2_grpc,
 )
 from service.admission import Admission
+from service.features import FeatureServicer, features
 from service.generation import GenerationServicer
 from service.health import OVERALL, HealthFollower, HealthServicer
 from service.limits import LimitsServicer
 from service.message_pool import MessagePool
 from service.models import ModelServicer
-from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions
+from service.observation import Observation, StreamSink
+from service.options import (
+    AdmissionOptions,
+    PoolOptions,
+    RolloutOptions,
+    ServerOptions,
+    StreamOptions,
+    TelemetryOptions,
+)
+from service.rollout import Rollout
 from service.status import StatusServicer
+from service.telemetry.exporter import MetricsExporter
+from service.telemetry.histograms import StreamHistograms
+from service.telemetry.readings import Readings
+from service.telemetry.totals import StreamTotals
 
 if TYPE_CHECKING:
     from service.telemetry.tracing import Tracing
@@ -43,10 +59,15 @@ GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].ful
 MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 STATUS = status_pb2.DESCRIPTOR.services_by_name["StatusService"].full_name
 LIMITS = limits_pb2.DESCRIPTOR.services_by_name["LimitsService"].full_name
+FEATURES = feature_pb2.DESCRIPTOR.services_by_name["FeatureService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
+# Services that answer whatever the model does.
+_WITHOUT_MODEL = (MODELS, STATUS, LIMITS, FEATURES)
 # Streams that are cut after the grace time get this long to carry their last status to the caller.
 _CUT_GRACE_S = 0.5
+# How often what streams told is handed to whoever measures it.
+_FLUSH_S = 1.0
 
 
 class BindError(OSError):
@@ -56,8 +77,8 @@ class BindError(OSError):
 class Server:
     """Serves models over gRPC. Owns their host from `start_engine` to the end of `stop`.
 
-    pool_options: None to make every message anew. tracing: records its calls; it stays the
-    caller's. None for no traces.
+    pool_options: None to make every message anew. telemetry_options: None to measure nothing. tracing:
+    records the calls, None for no traces; it stays the caller's.
     """
 
     def __init__(
@@ -68,7 +89,9 @@ class Server:
         admission_options: AdmissionOptions,
         governor_options: GovernorOptions,
         pool_options: PoolOptions | None,
+        telemetry_options: TelemetryOptions | None = None,
         *,
+        rollout_options: RolloutOptions,
         version: str,
         tracing: "Tracing | None" = None,
         clock: Callable[[], float] = time.monotonic,
@@ -80,15 +103,37 @@ class Server:
         self._governor = Governor(governor_options, now_s=clock(), chance=random.random)
         self.admission = Admission(self._governor, models, admission_options, clock)
         self._pool = MessagePool(pool_options) if pool_options is not None else None
+        self.rollout = Rollout(rollout_options, self._governor, self.admission.decide, clock)
+        histograms, totals = StreamHistograms(), StreamTotals()
+        sinks: list[StreamSink] = [] if telemetry_options is None else [histograms, totals]
+        self._observation = Observation(sinks)
         self._generation = GenerationServicer(
             models,
             self._registry,
             self.admission,
             stream_options,
             self._pool,
+            self._observation,
+            features=self.rollout.table,
             tracer=tracing.tracer if tracing is not None else None,
             clock=clock,
         )
+        self._metrics: MetricsExporter | None = None
+        if telemetry_options is not None:
+            readings = Readings(
+                models,
+                self._registry,
+                self._governor,
+                self._pool,
+                self._observation,
+                histograms,
+                totals,
+                streams=self._generation.snapshots,
+                max_batch_rows=telemetry_options.max_batch_rows,
+                version=version,
+                clock=clock,
+            )
+            self._metrics = MetricsExporter(telemetry_options, readings, version=version)
         self._status = StatusServicer(
             models,
             self._registry,
@@ -96,6 +141,7 @@ class Server:
             self._pool,
             governor=self._governor,
             version=version,
+            features=lambda: features(self.rollout),
             clock=clock,
         )
         self._limits = LimitsServicer(
@@ -104,7 +150,8 @@ class Server:
             remote_control=admission_options.remote_control,
             clock=clock,
         )
-        self._health = HealthServicer((OVERALL, GENERATION, MODELS, STATUS, LIMITS))
+        self._features = FeatureServicer(self.rollout, remote_control=rollout_options.remote_control)
+        self._health = HealthServicer((OVERALL, GENERATION, *_WITHOUT_MODEL))
         self._follower = HealthFollower(
             self._health, models, services=(OVERALL, GENERATION), interval_s=server_options.health_interval_s
         )
@@ -116,6 +163,11 @@ class Server:
 
         Returns the address as HOST:PORT. Raises BindError.
         """
+        if self._metrics is not None:
+            try:
+                self._metrics.start()
+            except OSError as error:
+                raise BindError(f"telemetry.prometheus_port: {error}") from error
         self._grpc = self._build()
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         asked = f"{host}:{self._options.port}"
@@ -126,11 +178,17 @@ class Server:
         await self._grpc.start()
         self._tasks.append(asyncio.create_task(self._follower.follow(), name="health"))
         self._tasks.append(asyncio.create_task(self.admission.keep_deciding(), name="admission"))
+        self._tasks.append(asyncio.create_task(self._keep_flushing(), name="observation"))
         if self._pool is not None:
             self._tasks.append(asyncio.create_task(self._pool.keep_trimmed(), name="pool trimming"))
-        for service in (MODELS, STATUS, LIMITS):
+        for service in _WITHOUT_MODEL:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
+
+    @property
+    def metrics_address(self) -> str:
+        """HOST:PORT that Prometheus may scrape; empty without metrics, and before `listen`."""
+        return "" if self._metrics is None else self._metrics.address
 
     async def start_engine(self) -> None:
         """Load the default model; others follow. Raises EngineStartError."""
@@ -143,7 +201,7 @@ class Server:
         self._models.drain()
         self._status.draining = self._follower.draining = True
         self._follower.update()
-        for service in (MODELS, STATUS, LIMITS):
+        for service in _WITHOUT_MODEL:
             self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
             await asyncio.wait_for(self._generation.idle(), self._options.drain_grace_s)
@@ -159,7 +217,14 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._metrics is not None:
+            await self._metrics.stop()
         await self._models.stop()
+
+    async def _keep_flushing(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            self._observation.flush()
 
     def _build(self) -> grpc.aio.Server:
         options = self._options
@@ -184,6 +249,7 @@ class Server:
         status_pb2_grpc.add_StatusServiceServicer_to_server(self._status, server)
         limits_pb2_grpc.add_LimitsServiceServicer_to_server(self._limits, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (GENERATION, MODELS, STATUS, LIMITS, HEALTH, reflection.SERVICE_NAME)
+        feature_pb2_grpc.add_FeatureServiceServicer_to_server(self._features, server)
+        names = (GENERATION, *_WITHOUT_MODEL, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server

@@ -17,6 +17,7 @@ from flowcontrol.registry import RegistrySnapshot, StreamRegistry
 from flowcontrol.stream_state import State
 from penstock.v1 import status_pb2 as pb
 from penstock.v1 import status_pb2_grpc
+from penstock.v1.feature_pb2 import Feature
 from service.admission_messages import PRIORITIES, admission
 from service.calls import answering_errors, write
 from service.errors import ServiceError, Violation, abort
@@ -143,6 +144,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         *,
         governor: Governor,
         version: str,
+        features: Callable[[], Iterable[Feature]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = models
@@ -151,6 +153,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self._pool = pool
         self._governor = governor
         self._version = version
+        self._features = features
         self._clock = clock
         self._started_s = clock()
         self.draining = False
@@ -178,6 +181,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             active_streams=[stream_status(stream) for stream in streams if not stream.state.ended],
             message_pool=message_pool(self._pool.snapshot()) if self._pool is not None else None,
             admission=admission(governed, now_s),
+            features=self._features(),
         )
 
     @answering_errors

@@ -57,7 +57,10 @@ class Stream:
         lease: Lease[ChunkMessage] | None = None,
         observer: StreamObserver = UNOBSERVED,
         trace: StreamTrace = UNTRACED,
+        *,
+        coalesce: bool = True,
     ) -> None:
+        """coalesce: False for one token in each chunk, also for a reader that is behind."""
         self.trace = trace
         self.wake = asyncio.Event()
         self.ended = False
@@ -79,7 +82,8 @@ class Stream:
             last_seq=start.last_seq,
         )
         self._reader = SlowReader(options, place, start.request_id)
-        self._outbox = stream_outbox(self._credits, options, max_tokens_per_chunk=self._max_tokens_per_chunk)
+        most = self._max_tokens_per_chunk if coalesce else 1
+        self._outbox = stream_outbox(self._credits, options, max_tokens_per_chunk=most)
         self._deadlines = StreamDeadlines(options, clock)
         self._progress: Prefill | None = None
         self._told_position = 0

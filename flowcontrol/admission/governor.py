@@ -137,6 +137,11 @@ class Governor:
         self._judge.options = self.options
         self._limiter.configure(limits, now_s)
 
+    @property
+    def last_good_limit(self) -> int:
+        """The last limit that stood under demand with load on target or below, in streams."""
+        return self._limiter.last_good
+
     def configure_tenants(self, options: TenantOptions, now_s: float) -> None:
         """Change the tenants' limits. Nobody who was admitted or waits loses anything."""
         self._judge.options = self.options = replace(self.options, tenants=options)

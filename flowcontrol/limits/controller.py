@@ -56,6 +56,11 @@ class AdaptiveLimit:
         return int(self._limit)
 
     @property
+    def last_good(self) -> int:
+        """The last limit that stood under demand with load on target or below, in whole streams."""
+        return int(self._good)
+
+    @property
     def reason(self) -> LimitReason:
         return self._reason
 

@@ -35,12 +35,21 @@ def generation(
     logprobs: int | None = None,
     resume_ids: Iterable[int] = (),
     cache_salt: str = "",
+    prefix_cache: bool = True,
+    speculate: bool = True,
     **changes: Any,
 ) -> GenerationRequest:
     """A request with fields of Sampling and Stopping changed by name."""
     stop = {name: changes.pop(name) for name in list(changes) if name in _STOPPING_FIELDS}
     return GenerationRequest(
-        model_input, sampling(**changes), stopping(**stop), logprobs, tuple(resume_ids), cache_salt
+        model_input,
+        sampling(**changes),
+        stopping(**stop),
+        logprobs,
+        tuple(resume_ids),
+        cache_salt,
+        prefix_cache,
+        speculate,
     )
 
 

@@ -15,10 +15,11 @@ from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.model_pb2_grpc import ModelServiceStub
 from penstock.v1.status_pb2 import GetStatusRequest, Status
 from penstock.v1.status_pb2_grpc import StatusServiceStub
-from service.options import AdmissionOptions, PoolOptions, ServerOptions
+from service.options import AdmissionOptions, PoolOptions, RolloutOptions, ServerOptions
 from service.server import Server
 from tests.flowcontrol.admission.governors import governor_options
 from tests.service.drivers import ADMISSION, OPTIONS
+from tests.service.feature_subjects import ROLLOUT
 
 # Without it channels to one address share a connection, and a test sees what another one did to it.
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
@@ -62,6 +63,7 @@ class LocalServer:
 
     server: Server
     stubs: Stubs
+    address: str
 
 
 def server_options(**changes: Any) -> ServerOptions:
@@ -88,6 +90,7 @@ async def serving(
     pool: PoolOptions | None = None,
     admission: AdmissionOptions = ADMISSION,
     governor: GovernorOptions = GOVERNOR,
+    rollout: RolloutOptions = ROLLOUT,
     **options: Any,
 ) -> AsyncIterator[LocalServer]:
     """Serve an engine, or several. stream, options: fields of StreamOptions and ServerOptions to change."""
@@ -98,6 +101,7 @@ async def serving(
         admission,
         governor,
         pool,
+        rollout_options=rollout,
         version="test",
     )
     address = await server.listen()
@@ -105,6 +109,6 @@ async def serving(
         if start:
             await server.start_engine()
         async with stubs_of(address) as stubs:
-            yield LocalServer(server, stubs)
+            yield LocalServer(server, stubs, address)
     finally:
         await server.stop()
