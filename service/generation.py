@@ -13,13 +13,13 @@ from opentelemetry.trace import Tracer
 from engine.contract import Engine, EngineError, ModelInfo
 from engine.hosted_model import Hold
 from engine.model_host import ModelHost
-from flowcontrol.features import ALL_ON, FeatureName, FeatureTable
+from flowcontrol.features import ALL_ON, FeatureName, FeatureTable, StreamFeatures
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import generation_pb2_grpc
-from service.admission import Admission
+from service.admission import Admission, Seat
 from service.calls import answering_errors
 from service.causes import is_refusal
 from service.errors import ServiceError, Violation, abort
@@ -45,8 +45,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Serves streams from the models, as admission lets them.
 
     pool: None to make each message anew. observation: told of every stream; None for nobody.
-    features: None to have all of them on for every stream.
-    tracer: makes the spans of streams whose call is recorded; None for none.
+    features: None to have all of them on for every stream. tracer: makes the spans of streams whose call is
+    recorded; None for none.
     """
 
     def __init__(
@@ -146,23 +146,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             asked = StreamLabels(hold.info.name, self._admission.asked_class(start), features.arm)
             self._note_refusal(error, asked)
             raise
-        place = self._registry.admit()
-        pool = self._pool if FeatureName.POOLING in features.on else None
-        recorded = trace_of(self._tracer, start.request, self._clock)
-        labels = StreamLabels(hold.info.name, seat.service_class, features.arm)
         transcript = Transcript(hold.engine, start.request) if self._options.log_prompts else None
-        stream = Stream(
-            hold.engine if transcript is None else cast(Engine, transcript),
-            place,
-            seat,
-            start,
-            self._options,
-            self._clock,
-            pool.lease() if pool is not None else None,
-            self._observation.stream(labels, *(() if recorded is None else (recorded,))),
-            recorded or UNTRACED,
-            coalesce=FeatureName.COALESCING in features.on,
-        )
+        engine = hold.engine if transcript is None else cast(Engine, transcript)
+        labels = StreamLabels(hold.info.name, seat.service_class, features.arm)
+        stream = self._new_stream(engine, seat, start, features, labels)
         self._streams[stream] = None
         self._idle.clear()
         hold.cut = lambda: stream.take_error(_unloaded(hold.info))
@@ -191,6 +178,24 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             del self._streams[stream]
             if not self._streams:
                 self._idle.set()
+
+    def _new_stream(
+        self, engine: Engine, seat: Seat, start: StartMessage, features: StreamFeatures, labels: StreamLabels
+    ) -> Stream:
+        pool = self._pool if FeatureName.POOLING in features.on else None
+        recorded = trace_of(self._tracer, start.request, self._clock)
+        return Stream(
+            engine,
+            self._registry.admit(),
+            seat,
+            start,
+            self._options,
+            self._clock,
+            pool.lease() if pool is not None else None,
+            self._observation.stream(labels, *(() if recorded is None else (recorded,))),
+            recorded or UNTRACED,
+            coalesce=FeatureName.COALESCING in features.on,
+        )
 
     def _note_refusal(self, error: ServiceError, labels: StreamLabels | None) -> None:
         """A request gets no stream: count it, unless the request itself is wrong."""
