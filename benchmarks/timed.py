@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-from engine.contract import Engine, EngineSnapshot, EventSink
+from engine.contract import Engine, EngineSnapshot, EngineTuning, EventSink
 from engine.events import Event, Token
 from engine.model_host import ModelHost
 from engine.requests import GenerationRequest, ModelInput
@@ -174,6 +174,12 @@ class TimedEngine:
 
     async def count_tokens(self, model_input: ModelInput) -> int:
         return await self._inner.count_tokens(model_input)
+
+    def tune(self, tuning: EngineTuning) -> None:
+        self._inner.tune(tuning)
+
+    def restart_worker(self, index: int, why: str) -> None:
+        self._inner.restart_worker(index, why)
 
     def snapshot(self) -> EngineSnapshot:
         return self._inner.snapshot()

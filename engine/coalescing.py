@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import msgspec
 
-from engine.contract import Engine, EngineSnapshot, EventSink
+from engine.contract import Engine, EngineSnapshot, EngineTuning, EventSink
 from engine.requests import GenerationRequest, ModelInput, PartsInput
 from engine.shared_row import SharedRow, Subscriber
 
@@ -112,6 +112,12 @@ class CoalescingEngine:
 
     async def count_tokens(self, model_input: ModelInput) -> int:
         return await self._inner.count_tokens(model_input)
+
+    def tune(self, tuning: EngineTuning) -> None:
+        self._inner.tune(tuning)
+
+    def restart_worker(self, index: int, why: str) -> None:
+        self._inner.restart_worker(index, why)
 
     def snapshot(self) -> EngineSnapshot:
         return self._inner.snapshot()

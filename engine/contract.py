@@ -93,13 +93,15 @@ class EngineCounters:
     step_s: float
     """Seconds spent in decode steps and prefill, of which outside_model_s not in MLX."""
     outside_model_s: float
+    prefill_s: float
+    """Of step_s, seconds spent on prompts."""
     max_decode_gap_s: float
     """Longest time between two decode steps while rows were decoded."""
     first_tokens_guessed: int
     first_tokens_wrong: int
 
 
-NO_COUNTERS = EngineCounters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0)
+NO_COUNTERS = EngineCounters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0)
 
 
 class WorkerState(StrEnum):
@@ -120,7 +122,10 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSnapshot:
-    """One worker at one moment. pid is 0 without a process. streams: assigned to it."""
+    """One worker at one moment. pid is 0 without a process. streams: assigned to it.
+
+    silent_s: since its last step or sign of life; 0 while it is not loaded.
+    """
 
     index: int
     state: WorkerState
@@ -128,6 +133,28 @@ class WorkerSnapshot:
     restarts: int
     streams: int
     counters: EngineCounters
+    silent_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTuning:
+    """What may be changed while an engine runs; None: as configured. Raises ValueError for other values.
+
+    prefill_step_tokens: most prompt tokens computed between two decode steps, at least 1.
+    max_prefix_cache_bytes: KV cache that each worker keeps of ended streams; 0 for none.
+    """
+
+    prefill_step_tokens: int | None
+    max_prefix_cache_bytes: int | None
+
+    def __post_init__(self) -> None:
+        for name, least in (("prefill_step_tokens", 1), ("max_prefix_cache_bytes", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, or None for as configured; got {value}")
+
+
+AS_CONFIGURED = EngineTuning(None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +177,8 @@ class EngineSnapshot:
     """One decode step with the batch full, as warm-up measured it; 0 when it is not known."""
     loading: tuple[str, int, int] | None = None
     """How far loading is: a stage of wire.LOADING_STAGES, then done and total in bytes; None when loaded."""
+    tuning: EngineTuning = AS_CONFIGURED
+    """As `tune` was last told."""
 
 
 class Engine(Protocol):
@@ -207,5 +236,20 @@ class Engine(Protocol):
 
     async def count_tokens(self, model_input: ModelInput) -> int:
         """Tokens of an input as submit would tokenise it. Raises EngineError."""
+
+    def tune(self, tuning: EngineTuning) -> None:
+        """Run with these values from the next step on, in place of those of the last call.
+
+        They hold for workers that start later, too. Prefixes beyond a lower budget are given up at once.
+        """
+
+    def restart_worker(self, index: int, why: str) -> None:
+        """End the process of a worker, whatever it is doing, and start another one at once.
+
+        Its streams go on as after any loss of a worker, but none of them is held to be the cause, and the
+        restart is no step towards a crash loop. why: for the log. Raises EngineError: INVALID_REQUEST when
+        there is no such worker; MODEL_LOADING, CRASH_LOOP or DRAINING when its model is not loaded, as it is
+        not after an earlier call.
+        """
 
     def snapshot(self) -> EngineSnapshot: ...

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from engine.contract import Engine, EngineError, EngineSnapshot, EngineStartError
+from engine.contract import AS_CONFIGURED, Engine, EngineError, EngineSnapshot, EngineStartError, EngineTuning
 from engine.hosted_model import Hold, HostedModel, LoadProgress, ModelSnapshot, failed
 from engine.machine_memory import available_bytes
 from engine.model_memory import check_memory, needed_bytes, weights_bytes
@@ -56,6 +56,7 @@ class ModelHost:
         # Configured models that could not be loaded: name -> (source, what is wrong).
         self._failed: dict[str, tuple[str, str]] = {}
         self._failovers_before = 0
+        self._tuning = AS_CONFIGURED
         self._draining = False
         self._idling: asyncio.Task[None] | None = None
 
@@ -147,6 +148,16 @@ class ModelHost:
             waiting=sum(each.waiting for each in engines),
             failovers=self._failovers_before + sum(each.failovers for each in engines),
         )
+
+    def tune(self, tuning: EngineTuning) -> None:
+        """Tune the engines of all models, those that are loaded later included."""
+        self._tuning = tuning
+        for model in self._models:
+            model.engine.tune(tuning)
+
+    def restart_worker(self, name: str, index: int, why: str) -> None:
+        """Restart a worker of a model. Raises EngineError as Engine.restart_worker does, and as `hold`."""
+        self._find(name, "model").engine.restart_worker(index, why)
 
     async def load(
         self, source: str, aliases: Sequence[str] = ()
@@ -288,6 +299,7 @@ class ModelHost:
             if weights is not None:
                 self._check_memory(source, weights)
             there = self._hosted(self._make_engine(source), source, location, name)
+            there.engine.tune(self._tuning)
             there.loading = asyncio.create_task(self._bring_up(there), name=f"loading {name}")
             self._models.append(there)
             self._failed.pop(name, None)

@@ -10,10 +10,12 @@ import structlog
 
 from engine.affinity import Affinity, block_keys
 from engine.contract import (
+    AS_CONFIGURED,
     EngineError,
     EngineSnapshot,
     EngineStartError,
     EngineState,
+    EngineTuning,
     EventSink,
     WorkerSnapshot,
     WorkerState,
@@ -21,13 +23,12 @@ from engine.contract import (
 from engine.events import Assigned, Failed, Finished, Interrupted, Prefill, Token
 from engine.options import PoolOptions, SupervisorOptions, WorkerOptions
 from engine.pool_calls import PoolCalls
-from engine.pool_state import refusal, state_of, together
+from engine.pool_state import no_such_worker, not_loaded, refusal, state_of, together
 from engine.pool_worker import PoolWorker
 from engine.requests import ChatInput, GenerationRequest, ModelInput, TextInput, TokenisedInput, field_of
 from engine.routing import RoutingRule
 from engine.stream_board import StreamBoard
 from engine.stream_record import StreamRecord
-from engine.suspects import CRASH_STRIKES, KILL_STRIKES
 from engine.warm_prompts import WarmPrompts
 from engine.wire import (
     Cancel,
@@ -41,6 +42,7 @@ from engine.wire import (
     Resume,
     StartFailed,
     Tokenised,
+    Tune,
 )
 from engine.worker_process import WORKER_PROGRAM
 from flowcontrol.reasons import Reason
@@ -65,6 +67,8 @@ class PoolEngine:
     ) -> None:
         """program: what each worker process executes, see engine.worker_process."""
         self._clock = clock
+        self._options = worker
+        self._tuning = AS_CONFIGURED
         self._retry_after_s = max(1.0, supervisor.restart_backoff_initial_s)
         self._workers = tuple(
             PoolWorker(
@@ -175,6 +179,19 @@ class PoolEngine:
                 raise
         return await self._calls.count(another, model_input)
 
+    def tune(self, tuning: EngineTuning) -> None:
+        self._tuning = tuning
+        command = self._tune_command()
+        for worker in self._workers:
+            worker.send(command)
+
+    def restart_worker(self, index: int, why: str) -> None:
+        if not 0 <= index < len(self._workers):
+            raise no_such_worker(index, len(self._workers))
+        worker = self._workers[index]
+        if not worker.restart(why):
+            raise not_loaded(index, worker.state)
+
     def snapshot(self) -> EngineSnapshot:
         return EngineSnapshot(
             state=self._state,
@@ -188,6 +205,7 @@ class PoolEngine:
                     restarts=worker.restarts,
                     streams=self._board.assigned(worker.index),
                     counters=worker.counters,
+                    silent_s=worker.silent_s,
                 )
                 for worker in self._workers
             ),
@@ -196,6 +214,7 @@ class PoolEngine:
             cpu_blas=self._ready.cpu_blas if self._ready is not None else "",
             full_batch_step_s=self._ready.full_batch_step_s if self._ready is not None else 0.0,
             loading=self._loading,
+            tuning=self._tuning,
         )
 
     def worker_ready(self, worker: PoolWorker, ready: Ready) -> None:
@@ -203,6 +222,8 @@ class PoolEngine:
         if self._stopping:
             return
         self._ready = ready
+        if self._tuning != AS_CONFIGURED:
+            worker.send(self._tune_command())
         if self._started is not None and not self._started.done():
             self._started.set_result(None)
         self._dispatch()
@@ -230,13 +251,13 @@ class PoolEngine:
         if self._board.waiting:
             self._dispatch()  # A worker that was suspect may be ready again.
 
-    def worker_lost(self, worker: PoolWorker, error: str, *, killed: bool) -> None:
+    def worker_lost(self, worker: PoolWorker, error: str, *, strikes: int) -> None:
         if self._started is not None and not self._started.done():
             self._started.set_exception(EngineStartError(error))
         if self._stopping:
             return
         self._calls.lose(worker.index)
-        loss = self._board.lose(worker.index, strikes=KILL_STRIKES if killed else CRASH_STRIKES)
+        loss = self._board.lose(worker.index, strikes=strikes)
         if loss.going_on or loss.refused:
             _log.warning(
                 "streams of a lost worker go on",
@@ -273,6 +294,15 @@ class PoolEngine:
         told = (worker.loading for worker in self._workers if worker.loading is not None)
         loading = next(told, None) if self._ready is None else None
         return (loading.stage, loading.done, loading.total) if loading is not None else None
+
+    def _tune_command(self) -> Tune:
+        """What a worker is told: the values in force, since it knows only those."""
+        options, tuning = self._options, self._tuning
+        step_tokens, cache_bytes = tuning.prefill_step_tokens, tuning.max_prefix_cache_bytes
+        return Tune(
+            options.prefill_step_tokens if step_tokens is None else step_tokens,
+            options.max_prefix_cache_bytes if cache_bytes is None else cache_bytes,
+        )
 
     def _least_loaded(self) -> PoolWorker | None:
         """Of the workers that are ready."""

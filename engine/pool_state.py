@@ -22,6 +22,10 @@ _REFUSALS: dict[EngineState, tuple[Reason, str]] = {
     EngineState.SUSPECT: (Reason.WORKER_STUCK, "the model makes no progress"),
     EngineState.STOPPING: (Reason.DRAINING, "the server is shutting down"),
 }
+_NOT_LOADED: dict[WorkerState, Reason] = {
+    WorkerState.CRASH_LOOP: Reason.CRASH_LOOP,
+    WorkerState.DRAINING: Reason.DRAINING,
+}
 # Of these the largest counts, of all others the sum.
 _LARGEST = frozenset({"max_cancel_delay_steps", "max_decode_gap_s"})
 
@@ -36,6 +40,18 @@ def refusal(state: EngineState, *, retry_after_s: float) -> EngineError:
     reason, message = _REFUSALS[state]
     lasting = state is EngineState.FAILED
     return EngineError(reason, message, retry_after_s=None if lasting else retry_after_s)
+
+
+def not_loaded(index: int, state: WorkerState) -> EngineError:
+    """Why a worker cannot be restarted."""
+    reason = _NOT_LOADED.get(state, Reason.MODEL_LOADING)
+    return EngineError(reason, f"worker {index} has no model loaded: its state is {state.value}")
+
+
+def no_such_worker(index: int, workers: int) -> EngineError:
+    allowed = f"0 to {workers - 1}" if workers > 1 else "0"
+    text = f"index: there is no worker {index}; allowed: {allowed}"
+    return EngineError(Reason.INVALID_REQUEST, text, field="index")
 
 
 def together(counters: Sequence[EngineCounters]) -> EngineCounters:

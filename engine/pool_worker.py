@@ -11,6 +11,7 @@ from engine.contract import NO_COUNTERS, WorkerState
 from engine.events import Token
 from engine.lives import Lives
 from engine.options import SupervisorOptions, WorkerOptions
+from engine.suspects import CRASH_STRIKES, KILL_STRIKES, RESTART_STRIKES
 from engine.wire import Command, Loading, Message, Ready, StartFailed
 from engine.worker_process import WorkerProcess
 from engine.worker_state import WorkerEvent, next_worker_state
@@ -34,10 +35,10 @@ class Reports(Protocol):
     def worker_says(self, worker: "PoolWorker", messages: Sequence[Message]) -> None:
         """Messages about streams and calls. None comes after worker_lost until it is ready again."""
 
-    def worker_lost(self, worker: "PoolWorker", error: str, *, killed: bool) -> None:
+    def worker_lost(self, worker: "PoolWorker", error: str, *, strikes: int) -> None:
         """What it had is gone. error: why it could not start; empty when it was ready.
 
-        killed: from outside, so not by what it did.
+        strikes: for each of its streams, see engine.suspects.
         """
 
     def worker_gave_up(self, worker: "PoolWorker") -> None:
@@ -83,6 +84,7 @@ class PoolWorker:
         self._ready_s: float | None = None
         self._lost_s = 0.0
         self._fruitful = False
+        self._restarting = False
 
     @property
     def state(self) -> WorkerState:
@@ -96,6 +98,12 @@ class PoolWorker:
         """0 without a process."""
         return self._process.pid if self._process is not None else 0
 
+    @property
+    def silent_s(self) -> float:
+        """Since the last sign of life; 0 while it is not loaded."""
+        loaded = self._state in (WorkerState.READY, WorkerState.SUSPECT)
+        return self._clock() - self._last_sign_s if loaded else 0.0
+
     def send(self, command: Command) -> None:
         """Send without waiting; to a worker that is gone, nothing."""
         if self._process is not None:
@@ -103,6 +111,16 @@ class PoolWorker:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"worker {self.index}")
+
+    def restart(self, why: str) -> bool:
+        """End the process, to start another one at once. Whether it was loaded; otherwise nothing is done."""
+        if self._process is None or self.state not in (WorkerState.READY, WorkerState.SUSPECT):
+            return False
+        _log.warning("restarting worker", worker=self.index, pid=self.pid, why=why)
+        self._restarting = True
+        self._apply(WorkerEvent.LOST)  # It gets no more streams; those that it has are told when it is gone.
+        self._process.kill()
+        return True
 
     def drain(self) -> None:
         """No process is started any more."""
@@ -121,32 +139,29 @@ class PoolWorker:
         """One life after the other, until cancelled or a crash loop."""
         while True:
             began_s = self._clock()
-            self._ready_s, self._fruitful = None, False
+            self._ready_s, self._fruitful, self._restarting = None, False, False
             try:
                 error = await self._live()
             except Exception as defect:  # Whatever it is, a new worker is better than none.
                 _log.exception("worker supervision failed", worker=self.index)
                 error = f"{type(defect).__name__}: {defect}"
                 self._lost_s = self._clock()
-                self._lose(error, killed=False)
+                self._lose(error, CRASH_STRIKES)
             if self._state is WorkerState.DRAINING:
                 return
             self._ending = False
-            delay_s = self._lives.ended(
-                lived_s=self._lost_s - began_s,
-                ready_s=None if self._ready_s is None else self._lost_s - self._ready_s,
-                fruitful=self._fruitful,
-            )
-            if self._lives.crash_loop:
-                break
-            _log.error(
-                "worker lost",
-                worker=self.index,
-                error=error,
-                restart_in_s=delay_s,
-                failures=self._lives.short,
-            )
-            await asyncio.sleep(delay_s)
+            if not self._restarting:
+                delay_s = self._end_life(self._lost_s - began_s)
+                if self._lives.crash_loop:
+                    break
+                _log.error(
+                    "worker lost",
+                    worker=self.index,
+                    error=error,
+                    restart_in_s=delay_s,
+                    failures=self._lives.short,
+                )
+                await asyncio.sleep(delay_s)
             self.restarts += 1
             self._apply(WorkerEvent.SPAWNED)
         _log.error("worker in a crash loop, it is not started again", worker=self.index, error=error)
@@ -166,7 +181,7 @@ class PoolWorker:
                     self._take(messages)
             self._lost_s = self._clock()
             status = await process.exit_status(_EXIT_S)
-            self._lose(error, killed=status in _OUTSIDE and not process.killed)
+            self._lose(error, self._strikes(process, status))
         finally:
             self._ending = True
             if watch is None:
@@ -235,10 +250,21 @@ class PoolWorker:
             self._fruitful = any(isinstance(message, Token) for message in messages)
         self._reports.worker_says(self, messages)
 
-    def _lose(self, error: str, *, killed: bool) -> None:
+    def _strikes(self, process: WorkerProcess, status: int | None) -> int:
+        """What the end of a process says of the streams that it had."""
+        if self._restarting:
+            return RESTART_STRIKES
+        return KILL_STRIKES if status in _OUTSIDE and not process.killed else CRASH_STRIKES
+
+    def _end_life(self, lived_s: float) -> float:
+        """Count a life that ended by itself. Returns seconds to wait before the next."""
+        ready_s = None if self._ready_s is None else self._lost_s - self._ready_s
+        return self._lives.ended(lived_s=lived_s, ready_s=ready_s, fruitful=self._fruitful)
+
+    def _lose(self, error: str, strikes: int) -> None:
         """Tell of the loss at once: the end of the process may take its time."""
         self._apply(WorkerEvent.LOST)
-        self._reports.worker_lost(self, error, killed=killed)
+        self._reports.worker_lost(self, error, strikes=strikes)
 
     def _apply(self, event: WorkerEvent) -> None:
         self._state = next_worker_state(self._state, event)

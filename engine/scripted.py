@@ -9,17 +9,19 @@ from dataclasses import replace
 import msgspec
 
 from engine.contract import (
+    AS_CONFIGURED,
     NO_COUNTERS,
     EngineError,
     EngineSnapshot,
     EngineState,
+    EngineTuning,
     EventSink,
     ModelInfo,
     WorkerSnapshot,
     WorkerState,
 )
 from engine.events import Failed, Finished, FinishReason, Interrupted, Prefill
-from engine.pool_state import refusal
+from engine.pool_state import no_such_worker, not_loaded, refusal
 from engine.requests import GenerationRequest, ModelInput, PartsInput, TokenInput, field_of
 from engine.resumption import FIELD as RESUME_FIELD
 from engine.scripted_prompt import PromptPieces, count_words
@@ -87,6 +89,8 @@ class ScriptedEngine:
         self._steps = 0
         self._generated = 0
         self._restarts = 0
+        self._failovers = 0
+        self._tuning = AS_CONFIGURED
         self._work = asyncio.Event()
         self._stepping: asyncio.Task[None] | None = None
 
@@ -163,6 +167,22 @@ class ScriptedEngine:
             raise _invalid(field_of(model_input), "cannot be counted before it is there")
         return count_words(model_input)
 
+    def tune(self, tuning: EngineTuning) -> None:
+        """There is nothing that it would change: prompts take no time and leave nothing."""
+        self._tuning = tuning
+
+    def restart_worker(self, index: int, why: str) -> None:
+        if index:
+            raise no_such_worker(index, 1)
+        if self._state is not EngineState.READY:
+            raise not_loaded(index, _WORKER_STATES[self._state])
+        self._restarts += 1
+        for stream in (*self._rows, *self._pieces):
+            # A sink may have cancelled another one's stream.
+            if stream in self._rows or stream in self._pieces:
+                self._failovers += 1
+                self.interrupt(stream)
+
     def snapshot(self) -> EngineSnapshot:
         rows = self._rows.values()
         counters = replace(
@@ -180,9 +200,10 @@ class ScriptedEngine:
             counters=counters,
             workers=(worker,),
             waiting=0,
-            failovers=0,
+            failovers=self._failovers,
             cpu_blas="",
             full_batch_step_s=0.0,
+            tuning=self._tuning,
         )
 
     def fail(self, stream: int, reason: Reason, message: str) -> None:

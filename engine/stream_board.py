@@ -100,14 +100,16 @@ class StreamBoard:
     def lose(self, worker: int, *, strikes: int) -> Loss:
         """The worker is gone: its streams wait again where they were, or are refused and forgotten.
 
-        strikes: what each of them gets for it, see engine.suspects.
+        strikes: what each of them gets for it, see engine.suspects. With none nobody is judged, not even one
+        that had enough of them before.
         """
         lost = sorted(self._assigned[worker].values(), key=_number)
         self._assigned[worker].clear()
         self._affinity.forget(worker)
         for record in lost:
             record.strikes += strikes
-        verdict = judge(Suspect(each.number, each.strikes, proven=not each.unproven) for each in lost)
+        suspects = [Suspect(each.number, each.strikes, proven=not each.unproven) for each in lost]
+        verdict = judge(suspects if strikes else ())
         loss = Loss([], [])
         for record in lost:
             record.worker, record.unproven, record.lost, record.position = None, True, True, 0

@@ -11,6 +11,8 @@ CRASH_STRIKES = 2
 """For a worker that ended by itself or hung."""
 KILL_STRIKES = 1
 """For one that was killed from outside. That is an operator's doing, or the system's for want of memory."""
+RESTART_STRIKES = 0
+"""For one that we ended for reasons of our own, such as its slowness: that says nothing of any request."""
 # Two crashes in a row.
 _MOST_STRIKES = 4
 

@@ -67,11 +67,18 @@ class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):
     request: GenerationRequest
 
 
+class Tune(msgspec.Struct, frozen=True, tag="tune"):
+    """In force from the next step on, in place of what Configure said; both as in WorkerOptions."""
+
+    prefill_step_tokens: int
+    max_prefix_cache_bytes: int
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End the process. So does the end of the connection."""
 
 
-Command = Configure | Submit | PromptPart | Cancel | Pause | Resume | Count | Tokenise | Stop
+Command = Configure | Submit | PromptPart | Cancel | Pause | Resume | Count | Tokenise | Tune | Stop
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=10):

@@ -17,14 +17,18 @@ class PrefillSlice:
 
     def __init__(self, *, most: int, max_gap_s: float) -> None:
         """most: tokens of a slice that nobody waits for. max_gap_s: what others may take; 0 for any time."""
-        if most < 1 or max_gap_s < 0:
-            raise ValueError(
-                f"most must be at least 1 and max_gap_s not negative, got {most} and {max_gap_s}"
-            )
-        self._most = most
+        if max_gap_s < 0:
+            raise ValueError(f"max_gap_s must not be negative, got {max_gap_s}")
+        self.resize(most)
         self._max_gap_s = max_gap_s
         self._tokens = 0.0
         self._seconds = 0.0
+
+    def resize(self, most: int) -> None:
+        """Slices of at most so many tokens from now on. Raises ValueError below 1."""
+        if most < 1:
+            raise ValueError(f"most must be at least 1, got {most}")
+        self._most = most
 
     @property
     def rate(self) -> float | None:

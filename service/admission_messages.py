@@ -35,6 +35,9 @@ def limits(snapshot: GovernorSnapshot, now_s: float) -> limits_pb2.Limits:
         ttft_load=limit.ttft_load,
         latency_load=limit.latency_load,
         drain_ms=snapshot.estimates.drain_s * 1e3,
+        last_good=limit.last_good,
+        cap=limit.cap or 0,
+        fixed_by_guard=limit.fixed,
     )
 
 
@@ -86,4 +89,6 @@ def _tenant(snapshot: TenantSnapshot) -> status_pb2.TenantStatus:
         started=snapshot.started,
         refused=snapshot.refused,
         tokens=snapshot.tokens,
+        asked_tokens=snapshot.asked_tokens,
+        throttle=snapshot.throttle,
     )

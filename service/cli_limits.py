@@ -24,12 +24,13 @@ REASONS = {
     pb.LIMIT_REASON_LOWERED_TTFT: "lowered: time to first token was over target",
     pb.LIMIT_REASON_LOWERED_LATENCY: "lowered: time between tokens was over target",
     pb.LIMIT_REASON_LOWERED_DROPS: "lowered: streams ran out of time before their first token",
-    pb.LIMIT_REASON_RECOVERED: "raised: load fell, back towards the last good limit",
+    pb.LIMIT_REASON_RECOVERED: "raised: load fell or the guard let go, back to the last good limit",
     pb.LIMIT_REASON_HELD: "held: the strategy wants no change",
     pb.LIMIT_REASON_NO_SAMPLES: "held: too few first tokens to judge by",
     pb.LIMIT_REASON_NO_DEMAND: "no demand for more",
     pb.LIMIT_REASON_AT_BOUND: "at its bound",
     pb.LIMIT_REASON_SET: "set by an operator",
+    pb.LIMIT_REASON_CAPPED: "the guard holds it down",
 }
 
 Strategy = Annotated[StrategyName | None, typer.Option(help="How the limit moves.", show_default=False)]
@@ -98,7 +99,7 @@ async def _run(target: str, change: pb.UpdateLimitsRequest | None, *, as_json: b
 def limits_table(now: pb.Limits) -> Table:
     """For a terminal of 80 columns or more."""
     rows = _settings(now)
-    rows["Limit"] = f"{now.limit} streams"
+    rows["Limit"] = f"{now.limit} streams{_guarded(now)}"
     rows["In flight"] = f"{now.in_flight}, {now.queued} waiting"
     rows["Last change"] = last_change(now)
     rows["Reason"] = reason(now)
@@ -137,6 +138,12 @@ def drain(now: pb.Limits) -> str:
     # 0 while nothing was measured to predict from.
     when = f", the last one starts in about {now.drain_ms / 1e3:.1f} s" if now.drain_ms else ""
     return f"{now.queued} waiting{when}"
+
+
+def _guarded(now: pb.Limits) -> str:
+    """What the guard does to the limit."""
+    held = f", held to {now.cap} by the guard" if now.cap else ""
+    return held + (", fixed by the guard" if now.fixed_by_guard else "")
 
 
 def _settings(now: pb.Limits) -> dict[str, str]:

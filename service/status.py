@@ -131,6 +131,8 @@ def worker(snapshot: WorkerSnapshot, engine: EngineSnapshot, name: str) -> pb.Wo
         max_decode_gap_ms=counters.max_decode_gap_s * 1e3,
         first_tokens_guessed=counters.first_tokens_guessed,
         first_tokens_wrong=counters.first_tokens_wrong,
+        prefill_s=counters.prefill_s,
+        silent_ms=snapshot.silent_s * 1e3,
     )
 
 

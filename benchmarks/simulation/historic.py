@@ -4,6 +4,7 @@ Source: defai-digital/mlx-serving, the adaptive limits of its stream registry an
 They stand in for AdaptiveLimit, so they have its interface.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -68,6 +69,12 @@ class HistoricLimit:
     reason: LimitReason = LimitReason.STARTED
     changed_s: float = 0.0
     last_change: int = 0
+    # Nothing of these is counted: no run of the simulation looks at them.
+    last_good: int = 0
+    cap: None = None
+    changes: Mapping[LimitReason, int] = field(default_factory=dict)
+    raised: int = 0
+    lowered: int = 0
     ttft_load: float | None = None
     latency_load: float | None = None
     _in_flight: int = 0

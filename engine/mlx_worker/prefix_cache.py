@@ -82,6 +82,11 @@ class PrefixCache:
         self.version += 1
         self.shrink_to(self._max_bytes)
 
+    def resize(self, max_bytes: int) -> None:
+        """Keep no more than that from now on, as in the constructor."""
+        self._max_bytes = max_bytes
+        self.shrink_to(max_bytes)
+
     def shrink_to(self, nbytes: int) -> None:
         """Give up the least recently used ones until the rest is no more than so many bytes."""
         while self._caches and self.nbytes > nbytes:

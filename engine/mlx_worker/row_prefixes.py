@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+import mlx.core as mx
 from mlx_lm.models.cache import can_trim_prompt_cache
 
 from engine.mlx_worker.batch import Batch
@@ -103,6 +104,13 @@ class RowPrefixes:
         kept: Parked | None = row.parked if row.uid is None else batch.copy_kv(row)
         if kept is not None and len(kept.tokens) >= _LEAST_FOUND_TOKENS and can_trim_prompt_cache(kept.cache):
             self._cache.add(row.prepared.request.cache_salt, kept)
+
+    def resize(self, max_bytes: int) -> None:
+        """Another budget; what is beyond it is given up, and its memory given back."""
+        before = self._cache.nbytes
+        self._cache.resize(max_bytes)
+        if self._cache.nbytes < before:
+            mx.clear_cache()  # MLX would keep it for arrays to come.
 
     def give_way(self, row_bytes: int) -> None:
         """Give up cached prefixes where they and so many bytes of rows are more than allowed."""

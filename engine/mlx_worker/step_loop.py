@@ -4,24 +4,22 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
-from engine.contract import NO_COUNTERS, EngineCounters
 from engine.events import Failed, FinishReason, Prefill, Token
 from engine.mlx_worker.batch import Batch
 from engine.mlx_worker.first_tokens import FirstTokens
 from engine.mlx_worker.generator import PromptProgress, StepToken
+from engine.mlx_worker.loop_counters import loop_counters
 from engine.mlx_worker.loop_times import LoopTimes
-from engine.mlx_worker.memory import resident_bytes
 from engine.mlx_worker.row import Row
 from engine.mlx_worker.row_prefixes import RowPrefixes
-from engine.wire import Cancel, Heartbeat, Message, Pause, Resume, Stop
+from engine.wire import Cancel, Heartbeat, Message, Pause, Resume, Stop, Tune
 from flowcontrol.parking import ParkingLot
 from flowcontrol.prefill_slice import PrefillSlice
 from flowcontrol.reasons import Reason
 
-Order = Row | Cancel | Pause | Resume | Stop
-"""What the main thread hands over: a row to run, or a command about one."""
+Order = Row | Cancel | Pause | Resume | Tune | Stop
+"""What the main thread hands over: a row to run, or a command about one or about all."""
 Send = Callable[[list[Message]], None]
 
 # Below that the generator has no slice to compute: the last token is left to the first decode step.
@@ -68,7 +66,6 @@ class StepLoop:
         self._ended: list[Row] = []
         self._messages: list[Message] = []
         self._times = LoopTimes()
-        self._max_cancel_delay_steps = 0
         self._failed_steps = 0
         self._last_heartbeat_s = 0.0
         self._woken_s = 0.0
@@ -91,7 +88,15 @@ class StepLoop:
                 self._prefixes.give_way(self._batch.kv_bytes + self._parking.snapshot().bytes)
             if now_s - self._last_heartbeat_s >= self._heartbeat_interval_s:
                 self._last_heartbeat_s = now_s
-                self._messages.append(Heartbeat(self._counters()))
+                counters = loop_counters(
+                    self._rows.values(),
+                    self._batch,
+                    self._parking.snapshot(),
+                    self._prefixes,
+                    self._times,
+                    self._first_tokens,
+                )
+                self._messages.append(Heartbeat(counters))
                 self._flush()
             if model_s is not None:
                 self._times.turn(self._clock() - self._woken_s, model_s + copies_s)
@@ -144,9 +149,13 @@ class StepLoop:
         finally:
             self._woken_s += self._clock() - now_s  # Waiting is no part of the turn.
 
-    def _carry_out(self, order: Row | Cancel | Pause | Resume, at_step: int) -> None:
+    def _carry_out(self, order: Row | Cancel | Pause | Resume | Tune, at_step: int) -> None:
         if isinstance(order, Row):
             self._take_up(order)
+            return
+        if isinstance(order, Tune):
+            self._slices.resize(order.prefill_step_tokens)
+            self._prefixes.resize(order.max_prefix_cache_bytes)
             return
         row = self._rows.get(order.stream)
         if row is None:
@@ -154,7 +163,7 @@ class StepLoop:
         if isinstance(order, Cancel):
             self._prefixes.keep_end(row, self._batch)
             self._drop(row)
-            self._max_cancel_delay_steps = max(self._max_cancel_delay_steps, self._times.steps - at_step)
+            self._times.cancelled(at_step)
         elif isinstance(order, Pause):
             row.paused = True
             # A row whose prompt is being computed is parked with its first token.
@@ -281,6 +290,7 @@ class StepLoop:
         now_s = self._clock()
         computed = sum(self._take_progress(progress, began_s) for progress in step.prompts)
         self._slices.computed(computed, step.prefill_s)
+        self._times.prefill_s += step.prefill_s
         if step.tokens:
             self._failed_steps = 0
             self._times.tokens(now_s, decoding=decoding)
@@ -368,30 +378,3 @@ class StepLoop:
                 self._fail(row, error)
         else:
             self._waiting.extendleft(reversed(well))
-
-    def _counters(self) -> EngineCounters:
-        parking = self._parking.snapshot()
-        prefixes = self._prefixes
-        return replace(
-            NO_COUNTERS,
-            running_rows=len(self._batch),
-            waiting_rows=sum(row.uid is None and not row.paused for row in self._rows.values()),
-            paused_rows=sum(row.paused for row in self._rows.values()),
-            kv_bytes=self._batch.kv_bytes + parking.bytes,
-            decode_steps=self._times.steps,
-            generated_tokens=self._times.generated_tokens,
-            max_cancel_delay_steps=self._max_cancel_delay_steps,
-            rss_bytes=resident_bytes(),
-            parked_kv_bytes=parking.bytes,
-            evictions=parking.evictions,
-            prompt_tokens=prefixes.prompt_tokens,
-            cached_prompt_tokens=prefixes.cached_prompt_tokens,
-            prefix_hits=prefixes.hits,
-            prefix_misses=prefixes.misses,
-            prefix_cache_bytes=prefixes.nbytes,
-            step_s=self._times.step_s,
-            outside_model_s=self._times.outside_model_s,
-            max_decode_gap_s=self._times.max_decode_gap_s,
-            first_tokens_guessed=self._first_tokens.guessed,
-            first_tokens_wrong=self._first_tokens.wrong,
-        )

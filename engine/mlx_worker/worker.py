@@ -36,6 +36,7 @@ from engine.wire import (
     Stop,
     Submit,
     Tokenise,
+    Tune,
     encode_messages,
     read_command,
 )
@@ -101,6 +102,8 @@ class Worker:
                 self._jobs.run(command.stream, partial(self._cancel, command), last=True)
             case Pause() | Resume():
                 self._jobs.run(command.stream, partial(loop.hand_over, command))
+            case Tune():
+                loop.hand_over(command)
 
     def _cancel(self, command: Cancel) -> None:
         loop, intake = self._parts.result()

@@ -13,9 +13,9 @@ from flowcontrol.admission.judge import Judge, Outlook
 from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.admission.permits import Permits
 from flowcontrol.admission.snapshot import EstimateSnapshot, GovernorSnapshot, LimitSnapshot
-from flowcontrol.admission.tenants import TenantOptions, TenantTable
+from flowcontrol.admission.tenants import TenantOptions, TenantTable, Throttle
 from flowcontrol.admission.ticket import Ticket, TicketState
-from flowcontrol.limits.contract import LimitOptions
+from flowcontrol.limits.contract import LimitOptions, LimitReason, StrategyName
 from flowcontrol.limits.controller import AdaptiveLimit
 from flowcontrol.reasons import Reason
 
@@ -45,6 +45,8 @@ class Governor:
         self._tenants = TenantTable(options.tenants, now_s)
         self._permits = Permits()
         self._judge = Judge(options, self._gate, self._queue, self._permits, self._limiter, chance)
+        # What the guard has put aside to fix the limit.
+        self._unfixed: LimitOptions | None = None
         self._draining = False
         self._decided_s = now_s
         self._decided: list[Ticket] = []
@@ -61,6 +63,7 @@ class Governor:
         tenant = self._tenants.enter(ask.tenant, now_s)
         service_class = min(ask.service_class, tenant.limits.max_class)
         output_tokens = self._gate.holds.expected_output(ask.max_tokens)
+        tenant.asked_tokens += ask.prompt_tokens + output_tokens
         refusal, expires_s = self._judge.judge(ask, tenant, service_class, output_tokens, now_s)
         if refusal is not None:
             tenant.refused += 1
@@ -130,11 +133,14 @@ class Governor:
     def configure(
         self, limits: LimitOptions, *, target_ttft_s: float, target_latency_s: float, now_s: float
     ) -> None:
-        """Change strategy, bounds and targets. Afterwards `decide` says who may start now."""
+        """Change strategy, bounds and targets. Afterwards `decide` says who may start now.
+
+        An operator's word: a limit that was fixed by fix_limit is not any more, and nothing is put back.
+        """
+        self._unfixed = None
         gate = replace(self.options.gate, target_ttft_s=target_ttft_s, target_latency_s=target_latency_s)
-        self.options = replace(self.options, limits=limits, gate=gate)
         self._gate.options = gate
-        self._judge.options = self.options
+        self._judge.options = self.options = replace(self.options, limits=limits, gate=gate)
         self._limiter.configure(limits, now_s)
 
     @property
@@ -146,6 +152,42 @@ class Governor:
         """Change the tenants' limits. Nobody who was admitted or waits loses anything."""
         self._judge.options = self.options = replace(self.options, tenants=options)
         self._tenants.configure(options, now_s)
+
+    # What the guard does. After each of these `decide` says who may start now.
+
+    def cap_limit(self, cap: int | None, now_s: float) -> None:
+        """Hold the limit down, whatever the strategy wants; None lets go. See AdaptiveLimit.hold_at."""
+        self._limiter.hold_at(cap, now_s)
+
+    def fix_limit(self, now_s: float) -> bool:
+        """Let the limit be the last good one, and stay there, until `unfix_limit` or `configure`.
+
+        False, and nothing is done, when the strategy is `fixed` already, by whomever.
+        """
+        before = self.options.limits
+        if before.strategy is StrategyName.FIXED:
+            return False
+        fixed = replace(before, strategy=StrategyName.FIXED)
+        self._set_limits(fixed, now_s, self._limiter.last_good, LimitReason.CAPPED)
+        self._unfixed = before
+        return True
+
+    def unfix_limit(self, now_s: float) -> bool:
+        """Put back what fix_limit put aside. False, and nothing is done, if `configure` came in between."""
+        before, self._unfixed = self._unfixed, None
+        if before is None:
+            return False
+        self._set_limits(before, now_s, None, LimitReason.RECOVERED)
+        return True
+
+    def throttle(self, tenant: str, share: float | None) -> None:
+        """Hold a tenant's streams in flight to a share of the limit, but at least one; None lets go.
+
+        What it has beyond that goes on; its further requests wait, and are refused with TENANT_LIMIT if
+        they would wait too long. Raises ValueError unless 0 < share <= 1.
+        """
+        limit = self._limiter
+        self._tenants.throttle(tenant, None if share is None else Throttle(share, lambda: limit.limit))
 
     # What tickets tell.
 
@@ -206,6 +248,10 @@ class Governor:
 
     # Decisions.
 
+    def _set_limits(self, limits: LimitOptions, now_s: float, limit: int | None, reason: LimitReason) -> None:
+        self._judge.options = self.options = replace(self.options, limits=limits)
+        self._limiter.configure(limits, now_s, limit=limit, reason=reason)
+
     def _fill(self, now_s: float) -> None:
         """Give permits from the state as it is: while there are free ones and somebody may have one."""
 
@@ -258,9 +304,14 @@ class Governor:
             reason=limiter.reason,
             changed_s=limiter.changed_s,
             last_change=limiter.last_change,
-            changes=limiter.changes,
             ttft_load=limiter.ttft_load,
             latency_load=limiter.latency_load,
+            last_good=limiter.last_good,
+            cap=limiter.cap,
+            fixed=self._unfixed is not None,
+            changes=limiter.changes,
+            raised=limiter.raised,
+            lowered=limiter.lowered,
         )
 
     def _estimate_snapshot(self, now_s: float) -> EstimateSnapshot:

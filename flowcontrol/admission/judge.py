@@ -178,7 +178,7 @@ class Judge:
             return ready_s
         # It has as many streams as it may: one of them must end, and those of its own who wait come first.
         hold_s = self._gate.hold_s(self._gate.holds.output.value or 0.0)
-        return max(_LEAST_RETRY_S, hold_s * (tenant.queued + 1) / tenant.limits.max_streams)
+        return max(_LEAST_RETRY_S, hold_s * (tenant.queued + 1) / tenant.max_streams)
 
     def _slot_wait_s(self, ahead: Ahead, now_s: float) -> float:
         place = ahead.requests + 1 - self.free()

@@ -9,7 +9,11 @@ from flowcontrol.reasons import Reason
 
 @dataclass(frozen=True, slots=True)
 class TenantSnapshot:
-    """One tenant. tokens: of prompts and output, charged so far. named: whether it has limits of its own."""
+    """One tenant. tokens: of prompts and output, charged so far. named: whether it has limits of its own.
+
+    asked_tokens: estimated tokens of all that it asked for so far, admitted or not. throttle: share of the
+    limit that its streams in flight are held to; None while they are not.
+    """
 
     name: str
     named: bool
@@ -19,13 +23,18 @@ class TenantSnapshot:
     started: int
     refused: int
     tokens: int
+    asked_tokens: int
+    throttle: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class LimitSnapshot:
     """The limit on streams in flight. changed_s: since when it is what it is, on the governor's clock.
 
-    ttft_load, latency_load: of the last whole window, 1 is on target; None when it said nothing.
+    ttft_load, latency_load: of the last whole window, 1 is on target; None when it said nothing. last_good:
+    the last limit that stood under demand with load on target. cap: what the guard holds it to; None for
+    nothing. fixed: whether the strategy is `fixed` because the guard has made it so. changes: how often the
+    limit has moved, by reason; raised, lowered: by direction.
     """
 
     strategy: StrategyName
@@ -38,10 +47,14 @@ class LimitSnapshot:
     changed_s: float
     last_change: int
     """Streams by which the last change moved the limit."""
-    changes: dict[LimitReason, int]
-    """How often the limit has moved, by why."""
     ttft_load: float | None
     latency_load: float | None
+    last_good: int
+    cap: int | None
+    fixed: bool
+    changes: dict[LimitReason, int]
+    raised: int
+    lowered: int
 
 
 @dataclass(frozen=True, slots=True)

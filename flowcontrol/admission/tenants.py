@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from flowcontrol.admission.ask import Quota, ServiceClass
@@ -52,11 +52,32 @@ class TenantOptions:
         return self.named.get(name, self.default)
 
 
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """Holds a tenant to a share of the limit, whatever that is at the time. limit: tells it.
+
+    share: above 0, at most 1. Raises ValueError otherwise.
+    """
+
+    share: float
+    limit: Callable[[], int]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
+
+    @property
+    def max_streams(self) -> int:
+        """At least one."""
+        return max(1, int(self.share * self.limit()))
+
+
 class Tenant:
     """One tenant. Compared by identity; made by TenantTable, which changes its limits.
 
     in_flight: streams. queued, queued_tokens: waiting requests and their tokens, counted by the queue.
-    refused: requests, counted by whoever refuses. started: streams so far. tokens: charged so far.
+    refused, asked_tokens: counted by whoever is asked. started: streams so far. tokens: charged so far.
+    throttle: what it is held to beside its limits; None for nothing.
     seen_s: when it last asked for or ended a stream. virtual_tokens: tokens charged by the queue /
     weight.
     """
@@ -65,6 +86,7 @@ class Tenant:
         "_lifts",
         "_request_bucket",
         "_token_bucket",
+        "asked_tokens",
         "in_flight",
         "limits",
         "name",
@@ -73,6 +95,7 @@ class Tenant:
         "refused",
         "seen_s",
         "started",
+        "throttle",
         "tokens",
         "virtual_tokens",
     )
@@ -84,6 +107,8 @@ class Tenant:
         self.queued = 0
         self.queued_tokens = 0
         self.refused = 0
+        self.asked_tokens = 0
+        self.throttle: Throttle | None = None
         self.started = 0
         self.tokens = 0
         self.virtual_tokens = 0.0
@@ -91,6 +116,15 @@ class Tenant:
         self.seen_s = now_s
         self._request_bucket = TokenBucket(*_request_rate(limits, burst_s), now_s)
         self._token_bucket = TokenBucket(*_token_rate(limits, burst_s), now_s)
+
+    @property
+    def max_streams(self) -> int:
+        """What it may have in flight now, at least 1; 0 for no limit."""
+        own = self.limits.max_streams
+        if self.throttle is None:
+            return own
+        throttled = self.throttle.max_streams
+        return min(own, throttled) if own else throttled
 
     def ready_at(self, tokens: int, now_s: float) -> float:
         """When it may start a stream of so many tokens: not after now_s means now.
@@ -105,7 +139,8 @@ class Tenant:
         """The quota that keeps it from starting a stream of so many tokens now; None when nothing does."""
         limits = self.limits
         if self._streams_used_up():
-            description = f"{limits.max_streams} streams in flight, as many as it may have"
+            held = " while it is throttled" if self.max_streams != limits.max_streams else ""
+            description = f"{self.max_streams} streams in flight, as many as it may have{held}"
         elif self._request_bucket.ready_at(1, now_s) > now_s:
             description = f"more than {limits.requests_per_s:g} requests per second"
         elif self._token_bucket.ready_at(tokens, now_s) > now_s:
@@ -164,7 +199,7 @@ class Tenant:
         return shadow
 
     def _streams_used_up(self) -> bool:
-        return 0 < self.limits.max_streams <= self.in_flight
+        return 0 < self.max_streams <= self.in_flight
 
 
 class TenantTable:
@@ -177,6 +212,7 @@ class TenantTable:
     def __init__(self, options: TenantOptions, now_s: float) -> None:
         self._options = options
         self._tenants: dict[str, Tenant] = {}
+        self._throttles: dict[str, Throttle] = {}
         self._others = self._make(OTHERS, now_s)
         self._others_used = False
 
@@ -200,6 +236,15 @@ class TenantTable:
         for tenant in (*self._tenants.values(), self._others):
             tenant.configure(options.limits_of(tenant.name), burst_s=options.burst_s, now_s=now_s)
 
+    def throttle(self, name: str, throttle: Throttle | None) -> None:
+        """Hold a tenant to a share of the limit, now and when it comes back; None lets go of it."""
+        self._throttles.pop(name, None)
+        if throttle is not None:
+            self._throttles[name] = throttle
+        tenant = self._others if name == OTHERS else self._tenants.get(name)
+        if tenant is not None:
+            tenant.throttle = throttle
+
     def snapshot(self) -> tuple[TenantSnapshot, ...]:
         """In order of name; "(others)" comes last, and only once it was used."""
         tenants = sorted(self._tenants.values(), key=lambda tenant: tenant.name)
@@ -209,7 +254,9 @@ class TenantTable:
 
     def _make(self, name: str, now_s: float) -> Tenant:
         options = self._options
-        return Tenant(name, options.limits_of(name), burst_s=options.burst_s, now_s=now_s)
+        tenant = Tenant(name, options.limits_of(name), burst_s=options.burst_s, now_s=now_s)
+        tenant.throttle = self._throttles.get(name)
+        return tenant
 
     def _has_room_for(self, name: str, now_s: float) -> bool:
         """Whether a new name gets a place; takes one from an idle tenant when it needs to."""
@@ -234,6 +281,8 @@ class TenantTable:
             started=tenant.started,
             refused=tenant.refused,
             tokens=tenant.tokens,
+            asked_tokens=tenant.asked_tokens,
+            throttle=tenant.throttle.share if tenant.throttle is not None else None,
         )
 
 

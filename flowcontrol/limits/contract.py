@@ -28,7 +28,7 @@ class LimitReason(StrEnum):
     LOWERED_DROPS = "LOWERED_DROPS"
     """Streams were dropped for their time."""
     RECOVERED = "RECOVERED"
-    """Load has fallen; back towards the last limit that held under load."""
+    """Load has fallen, or the guard has let go: back towards the last limit that held under load."""
     HELD = "HELD"
     """Within the dead band, or the strategy wants no change."""
     NO_SAMPLES = "NO_SAMPLES"
@@ -39,6 +39,8 @@ class LimitReason(StrEnum):
     """The wanted limit is beyond min_streams or max_streams."""
     SET = "SET"
     """An operator changed strategy, bounds or target."""
+    CAPPED = "CAPPED"
+    """The guard holds it down, or has fixed it."""
 
 
 @dataclass(frozen=True, slots=True)

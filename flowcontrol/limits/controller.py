@@ -36,10 +36,14 @@ class AdaptiveLimit:
         self._limit = _clamp(initial, options)
         # The last limit that stood under demand with load on target or below.
         self._good = self._limit
+        self._cap: int | None = None
+        # To go back to where nothing else would: the limit when the cap came, of a strategy that never moves.
+        self._before_cap = self._limit
+        self._changes: Counter[LimitReason] = Counter()
+        self._raised = self._lowered = 0
         self._reason = LimitReason.STARTED
         self._changed_s = now_s
         self._last_change = 0
-        self._changes: Counter[LimitReason] = Counter()
         self._due_s = now_s + options.interval_s
         self._ttft_load: float | None = None
         self._latency_load: float | None = None
@@ -56,13 +60,32 @@ class AdaptiveLimit:
         return int(self._limit)
 
     @property
+    def reason(self) -> LimitReason:
+        return self._reason
+
+    @property
     def last_good(self) -> int:
-        """The last limit that stood under demand with load on target or below, in whole streams."""
+        """The last limit that stood under demand with load on target or below; the first one before."""
         return int(self._good)
 
     @property
-    def reason(self) -> LimitReason:
-        return self._reason
+    def cap(self) -> int | None:
+        """What the guard holds it to; None while it does not."""
+        return self._cap
+
+    @property
+    def changes(self) -> dict[LimitReason, int]:
+        """How often `limit` has moved, by reason."""
+        return dict(self._changes)
+
+    @property
+    def raised(self) -> int:
+        """How often `limit` has moved up, as `lowered` says for down."""
+        return self._raised
+
+    @property
+    def lowered(self) -> int:
+        return self._lowered
 
     @property
     def changed_s(self) -> float:
@@ -73,11 +96,6 @@ class AdaptiveLimit:
     def last_change(self) -> int:
         """Streams by which the last change moved `limit`; 0 before the first."""
         return self._last_change
-
-    @property
-    def changes(self) -> dict[LimitReason, int]:
-        """How often `limit` has moved, by why."""
-        return dict(self._changes)
 
     @property
     def ttft_load(self) -> float | None:
@@ -122,11 +140,40 @@ class AdaptiveLimit:
             self._ttft_load = self._seen.ttft_load
         if window.latency_load is not None:
             self._latency_load = window.latency_load
-        limit, self._reason = self._decide(window, holds_back)
-        return self._set_limit(limit, now_s)
+        limit, reason = self._decide(window, holds_back)
+        return self._set_limit(limit, reason, now_s)
 
-    def configure(self, options: LimitOptions, now_s: float) -> None:
-        """Use options from now on; the limit stays, within the new bounds. What was measured is forgotten.
+    def hold_at(self, cap: int | None, now_s: float) -> None:
+        """Keep the limit at cap streams at most, whatever the strategy wants; None lets go.
+
+        min_streams goes before it. Afterwards the strategy finds its own way up; `fixed`, which has none,
+        goes back to where it was. Raises ValueError below 1.
+        """
+        if cap is not None and cap < 1:
+            raise ValueError(f"cap must be at least 1, got {cap}")
+        if cap == self._cap:
+            return
+        if self._cap is None:
+            self._before_cap = self._limit
+        self._cap = cap
+        fixed = self._options.strategy is StrategyName.FIXED
+        limit = min(self._before_cap if fixed else self._limit, self._most)
+        if limit < self._limit:
+            self._set_limit(limit, LimitReason.CAPPED, now_s)
+        elif limit > self._limit:
+            self._set_limit(limit, LimitReason.RECOVERED, now_s)
+
+    def configure(
+        self,
+        options: LimitOptions,
+        now_s: float,
+        *,
+        limit: int | None = None,
+        reason: LimitReason = LimitReason.SET,
+    ) -> None:
+        """Use options from now on. What was measured is forgotten.
+
+        limit: where it begins, within the bounds and the cap; None for where it is. reason: who changes it.
 
         Raises ValueError, and changes nothing, unless 1 <= min_streams <= max_streams, interval_s is above
         0 and min_samples at least 1.
@@ -136,26 +183,34 @@ class AdaptiveLimit:
         self._strategy = make_strategy(options)
         self._seen.min_samples = options.min_samples
         self._good = _clamp(self._good, options)
-        self._reason = LimitReason.SET
-        self._set_limit(_clamp(self._limit, options), now_s)
+        self._before_cap = _clamp(self._before_cap if limit is None else limit, options)
+        begins = _clamp(self._limit if limit is None else limit, options)
+        self._set_limit(min(begins, self._most), reason, now_s)
         self._due_s = now_s + options.interval_s
         # The targets that loads refer to may be new as well.
         self._seen.begin()
         self._probe = Probe()
+
+    @property
+    def _most(self) -> float:
+        """What the limit may be now."""
+        cap = self._options.max_streams if self._cap is None else self._cap
+        return _clamp(cap, self._options)
 
     def _decide(self, window: Window, holds_back: bool) -> tuple[float, LimitReason]:
         """The new limit, within all guards and bounds, and why. holds_back: another one would be felt."""
         limit, load = self._limit, window.load
         if self._has_fallen(window):
             step = max((self._good - limit) / 2, RECOVERY_STEP * self._good, 1.0)
-            return min(limit + step, self._good), LimitReason.RECOVERED
+            return min(limit + step, self._good, self._most), LimitReason.RECOVERED
         # Without first tokens, time between tokens may say that it is too slow, not that more may come.
         if load is None or (window.ttft_load is None and load <= 1):
             return limit, LimitReason.NO_SAMPLES
         # The shorter the look at this limit, the further from the target load must be to say anything.
         doubt = max(NOISE / sqrt(self._seen.looks), LEAST_NOISE)
+        # Under a cap nothing is learned of what would have stood above it.
         if holds_back and load <= LOWER_ABOVE:
-            self._good = limit
+            self._good = limit if self._cap is None else max(limit, self._good)
         if RAISE_BELOW - doubt < load < LOWER_ABOVE + doubt:
             return limit, LimitReason.HELD
         wanted = self._strategy.propose(window)
@@ -188,7 +243,7 @@ class AdaptiveLimit:
         return (
             # Never by itself is what `fixed` means.
             self._options.strategy is not StrategyName.FIXED
-            and self._limit < self._good
+            and self._limit < min(self._good, self._most)
             and not window.waited
             and window.in_flight < self._limit / 2
             and (self._seen.last_latency is None or self._seen.last_latency < 1)
@@ -203,19 +258,22 @@ class AdaptiveLimit:
             # One stream always: a fifth of a low limit would take several intervals to be felt.
             step = max(1.0, MAX_STEP * limit)
             stepped = max(limit - step, min(wanted, limit + step))
-        bounded = _clamp(stepped, self._options)
+        bounded = min(_clamp(stepped, self._options), self._most)
         if bounded == limit != wanted:
-            return limit, LimitReason.AT_BOUND
+            capped = self._cap is not None and limit == self._most < wanted
+            return limit, LimitReason.CAPPED if capped else LimitReason.AT_BOUND
         return bounded, reason
 
-    def _set_limit(self, limit: float, now_s: float) -> bool:
+    def _set_limit(self, limit: float, reason: LimitReason, now_s: float) -> bool:
         before = self.limit
-        self._limit = limit
+        self._limit, self._reason = limit, reason
         if self.limit == before:
             return False
+        self._changes[reason] += 1
+        self._raised += self.limit > before
+        self._lowered += self.limit < before
         self._changed_s = now_s
         self._last_change = self.limit - before
-        self._changes[self._reason] += 1
         if self.limit > before:
             self._seen.carry(self.limit / before)
         else:

@@ -24,27 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18penstock/v1/limits.proto\x12\x0bpenstock.v1\"\x80\x03\n\x06Limits\x12,\n\x08strategy\x18\x01 \x01(\x0e\x32\x1a.penstock.v1.LimitStrategy\x12\x13\n\x0bmin_streams\x18\x02 \x01(\r\x12\x13\n\x0bmax_streams\x18\x03 \x01(\r\x12\x16\n\x0etarget_ttft_ms\x18\x04 \x01(\r\x12\x19\n\x11target_latency_ms\x18\x05 \x01(\r\x12\r\n\x05limit\x18\x06 \x01(\r\x12\x11\n\tin_flight\x18\x07 \x01(\r\x12\x0e\n\x06queued\x18\x08 \x01(\r\x12(\n\x06reason\x18\t \x01(\x0e\x32\x18.penstock.v1.LimitReason\x12\x16\n\x0e\x63hanged_ago_ms\x18\n \x01(\x01\x12\x13\n\x0blast_change\x18\x0b \x01(\x11\x12\x16\n\tttft_load\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0clatency_load\x18\r \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08\x64rain_ms\x18\x0e \x01(\x01\x42\x0c\n\n_ttft_loadB\x0f\n\r_latency_load\"\x12\n\x10GetLimitsRequest\"8\n\x11GetLimitsResponse\x12#\n\x06limits\x18\x01 \x01(\x0b\x32\x13.penstock.v1.Limits\"\x8b\x02\n\x13UpdateLimitsRequest\x12,\n\x08strategy\x18\x01 \x01(\x0e\x32\x1a.penstock.v1.LimitStrategy\x12\x18\n\x0bmin_streams\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0bmax_streams\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0etarget_ttft_ms\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x1e\n\x11target_latency_ms\x18\x05 \x01(\rH\x03\x88\x01\x01\x12\x0c\n\x04note\x18\x06 \x01(\tB\x0e\n\x0c_min_streamsB\x0e\n\x0c_max_streamsB\x11\n\x0f_target_ttft_msB\x14\n\x12_target_latency_ms\"_\n\x14UpdateLimitsResponse\x12#\n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x13.penstock.v1.Limits\x12\"\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x13.penstock.v1.Limits*\x9c\x01\n\rLimitStrategy\x12\x1e\n\x1aLIMIT_STRATEGY_UNSPECIFIED\x10\x00\x12\x18\n\x14LIMIT_STRATEGY_FIXED\x10\x01\x12\x1c\n\x18LIMIT_STRATEGY_THRESHOLD\x10\x02\x12\x16\n\x12LIMIT_STRATEGY_PID\x10\x03\x12\x1b\n\x17LIMIT_STRATEGY_GRADIENT\x10\x04*\xdc\x02\n\x0bLimitReason\x12\x1c\n\x18LIMIT_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14LIMIT_REASON_STARTED\x10\x01\x12\x17\n\x13LIMIT_REASON_RAISED\x10\x02\x12\x1d\n\x19LIMIT_REASON_LOWERED_TTFT\x10\x03\x12 \n\x1cLIMIT_REASON_LOWERED_LATENCY\x10\x04\x12\x1e\n\x1aLIMIT_REASON_LOWERED_DROPS\x10\x05\x12\x1a\n\x16LIMIT_REASON_RECOVERED\x10\x06\x12\x15\n\x11LIMIT_REASON_HELD\x10\x07\x12\x1b\n\x17LIMIT_REASON_NO_SAMPLES\x10\x08\x12\x1a\n\x16LIMIT_REASON_NO_DEMAND\x10\t\x12\x19\n\x15LIMIT_REASON_AT_BOUND\x10\n\x12\x14\n\x10LIMIT_REASON_SET\x10\x0b\x32\xb0\x01\n\rLimitsService\x12J\n\tGetLimits\x12\x1d.penstock.v1.GetLimitsRequest\x1a\x1e.penstock.v1.GetLimitsResponse\x12S\n\x0cUpdateLimits\x12 .penstock.v1.UpdateLimitsRequest\x1a!.penstock.v1.UpdateLimitsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18penstock/v1/limits.proto\x12\x0bpenstock.v1\"\xb8\x03\n\x06Limits\x12,\n\x08strategy\x18\x01 \x01(\x0e\x32\x1a.penstock.v1.LimitStrategy\x12\x13\n\x0bmin_streams\x18\x02 \x01(\r\x12\x13\n\x0bmax_streams\x18\x03 \x01(\r\x12\x16\n\x0etarget_ttft_ms\x18\x04 \x01(\r\x12\x19\n\x11target_latency_ms\x18\x05 \x01(\r\x12\r\n\x05limit\x18\x06 \x01(\r\x12\x11\n\tin_flight\x18\x07 \x01(\r\x12\x0e\n\x06queued\x18\x08 \x01(\r\x12(\n\x06reason\x18\t \x01(\x0e\x32\x18.penstock.v1.LimitReason\x12\x16\n\x0e\x63hanged_ago_ms\x18\n \x01(\x01\x12\x13\n\x0blast_change\x18\x0b \x01(\x11\x12\x16\n\tttft_load\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0clatency_load\x18\r \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08\x64rain_ms\x18\x0e \x01(\x01\x12\x11\n\tlast_good\x18\x0f \x01(\r\x12\x0b\n\x03\x63\x61p\x18\x10 \x01(\r\x12\x16\n\x0e\x66ixed_by_guard\x18\x11 \x01(\x08\x42\x0c\n\n_ttft_loadB\x0f\n\r_latency_load\"\x12\n\x10GetLimitsRequest\"8\n\x11GetLimitsResponse\x12#\n\x06limits\x18\x01 \x01(\x0b\x32\x13.penstock.v1.Limits\"\x8b\x02\n\x13UpdateLimitsRequest\x12,\n\x08strategy\x18\x01 \x01(\x0e\x32\x1a.penstock.v1.LimitStrategy\x12\x18\n\x0bmin_streams\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0bmax_streams\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0etarget_ttft_ms\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x1e\n\x11target_latency_ms\x18\x05 \x01(\rH\x03\x88\x01\x01\x12\x0c\n\x04note\x18\x06 \x01(\tB\x0e\n\x0c_min_streamsB\x0e\n\x0c_max_streamsB\x11\n\x0f_target_ttft_msB\x14\n\x12_target_latency_ms\"_\n\x14UpdateLimitsResponse\x12#\n\x06\x62\x65\x66ore\x18\x01 \x01(\x0b\x32\x13.penstock.v1.Limits\x12\"\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x13.penstock.v1.Limits*\x9c\x01\n\rLimitStrategy\x12\x1e\n\x1aLIMIT_STRATEGY_UNSPECIFIED\x10\x00\x12\x18\n\x14LIMIT_STRATEGY_FIXED\x10\x01\x12\x1c\n\x18LIMIT_STRATEGY_THRESHOLD\x10\x02\x12\x16\n\x12LIMIT_STRATEGY_PID\x10\x03\x12\x1b\n\x17LIMIT_STRATEGY_GRADIENT\x10\x04*\xf5\x02\n\x0bLimitReason\x12\x1c\n\x18LIMIT_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14LIMIT_REASON_STARTED\x10\x01\x12\x17\n\x13LIMIT_REASON_RAISED\x10\x02\x12\x1d\n\x19LIMIT_REASON_LOWERED_TTFT\x10\x03\x12 \n\x1cLIMIT_REASON_LOWERED_LATENCY\x10\x04\x12\x1e\n\x1aLIMIT_REASON_LOWERED_DROPS\x10\x05\x12\x1a\n\x16LIMIT_REASON_RECOVERED\x10\x06\x12\x15\n\x11LIMIT_REASON_HELD\x10\x07\x12\x1b\n\x17LIMIT_REASON_NO_SAMPLES\x10\x08\x12\x1a\n\x16LIMIT_REASON_NO_DEMAND\x10\t\x12\x19\n\x15LIMIT_REASON_AT_BOUND\x10\n\x12\x14\n\x10LIMIT_REASON_SET\x10\x0b\x12\x17\n\x13LIMIT_REASON_CAPPED\x10\x0c\x32\xb0\x01\n\rLimitsService\x12J\n\tGetLimits\x12\x1d.penstock.v1.GetLimitsRequest\x1a\x1e.penstock.v1.GetLimitsResponse\x12S\n\x0cUpdateLimits\x12 .penstock.v1.UpdateLimitsRequest\x1a!.penstock.v1.UpdateLimitsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.v1.limits_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LIMITSTRATEGY']._serialized_start=874
-  _globals['_LIMITSTRATEGY']._serialized_end=1030
-  _globals['_LIMITREASON']._serialized_start=1033
-  _globals['_LIMITREASON']._serialized_end=1381
+  _globals['_LIMITSTRATEGY']._serialized_start=930
+  _globals['_LIMITSTRATEGY']._serialized_end=1086
+  _globals['_LIMITREASON']._serialized_start=1089
+  _globals['_LIMITREASON']._serialized_end=1462
   _globals['_LIMITS']._serialized_start=42
-  _globals['_LIMITS']._serialized_end=426
-  _globals['_GETLIMITSREQUEST']._serialized_start=428
-  _globals['_GETLIMITSREQUEST']._serialized_end=446
-  _globals['_GETLIMITSRESPONSE']._serialized_start=448
-  _globals['_GETLIMITSRESPONSE']._serialized_end=504
-  _globals['_UPDATELIMITSREQUEST']._serialized_start=507
-  _globals['_UPDATELIMITSREQUEST']._serialized_end=774
-  _globals['_UPDATELIMITSRESPONSE']._serialized_start=776
-  _globals['_UPDATELIMITSRESPONSE']._serialized_end=871
-  _globals['_LIMITSSERVICE']._serialized_start=1384
-  _globals['_LIMITSSERVICE']._serialized_end=1560
+  _globals['_LIMITS']._serialized_end=482
+  _globals['_GETLIMITSREQUEST']._serialized_start=484
+  _globals['_GETLIMITSREQUEST']._serialized_end=502
+  _globals['_GETLIMITSRESPONSE']._serialized_start=504
+  _globals['_GETLIMITSRESPONSE']._serialized_end=560
+  _globals['_UPDATELIMITSREQUEST']._serialized_start=563
+  _globals['_UPDATELIMITSREQUEST']._serialized_end=830
+  _globals['_UPDATELIMITSRESPONSE']._serialized_start=832
+  _globals['_UPDATELIMITSRESPONSE']._serialized_end=927
+  _globals['_LIMITSSERVICE']._serialized_start=1465
+  _globals['_LIMITSSERVICE']._serialized_end=1641
 # @@protoc_insertion_point(module_scope)

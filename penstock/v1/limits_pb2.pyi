@@ -68,7 +68,7 @@ class _LimitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitReas
     LIMIT_REASON_LOWERED_DROPS: _LimitReason.ValueType  # 5
     """Lowered: streams ran out of time before their first token."""
     LIMIT_REASON_RECOVERED: _LimitReason.ValueType  # 6
-    """Load has fallen; back towards the last limit that held under load."""
+    """Load has fallen, or the guard has let go; back towards the last limit that held under load."""
     LIMIT_REASON_HELD: _LimitReason.ValueType  # 7
     """Held: within the dead band, or the strategy wants no change."""
     LIMIT_REASON_NO_SAMPLES: _LimitReason.ValueType  # 8
@@ -79,6 +79,8 @@ class _LimitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitReas
     """The wanted limit is beyond min_streams or max_streams."""
     LIMIT_REASON_SET: _LimitReason.ValueType  # 11
     """An operator changed strategy, bounds or targets."""
+    LIMIT_REASON_CAPPED: _LimitReason.ValueType  # 12
+    """The guard holds it down, or has fixed it."""
 
 class LimitReason(_LimitReason, metaclass=_LimitReasonEnumTypeWrapper):
     """Why the limit is what it is since the last look."""
@@ -96,7 +98,7 @@ LIMIT_REASON_LOWERED_LATENCY: LimitReason.ValueType  # 4
 LIMIT_REASON_LOWERED_DROPS: LimitReason.ValueType  # 5
 """Lowered: streams ran out of time before their first token."""
 LIMIT_REASON_RECOVERED: LimitReason.ValueType  # 6
-"""Load has fallen; back towards the last limit that held under load."""
+"""Load has fallen, or the guard has let go; back towards the last limit that held under load."""
 LIMIT_REASON_HELD: LimitReason.ValueType  # 7
 """Held: within the dead band, or the strategy wants no change."""
 LIMIT_REASON_NO_SAMPLES: LimitReason.ValueType  # 8
@@ -107,6 +109,8 @@ LIMIT_REASON_AT_BOUND: LimitReason.ValueType  # 10
 """The wanted limit is beyond min_streams or max_streams."""
 LIMIT_REASON_SET: LimitReason.ValueType  # 11
 """An operator changed strategy, bounds or targets."""
+LIMIT_REASON_CAPPED: LimitReason.ValueType  # 12
+"""The guard holds it down, or has fixed it."""
 Global___LimitReason: _TypeAlias = LimitReason  # noqa: Y015
 
 @_typing.final
@@ -129,6 +133,9 @@ class Limits(_message.Message):
     TTFT_LOAD_FIELD_NUMBER: _builtins.int
     LATENCY_LOAD_FIELD_NUMBER: _builtins.int
     DRAIN_MS_FIELD_NUMBER: _builtins.int
+    LAST_GOOD_FIELD_NUMBER: _builtins.int
+    CAP_FIELD_NUMBER: _builtins.int
+    FIXED_BY_GUARD_FIELD_NUMBER: _builtins.int
     strategy: Global___LimitStrategy.ValueType
     """How it is chosen."""
     min_streams: _builtins.int
@@ -161,6 +168,12 @@ class Limits(_message.Message):
     """Time between tokens / its target, likewise. Absent without such a target."""
     drain_ms: _builtins.float
     """Milliseconds until all requests that wait now are expected to have started."""
+    last_good: _builtins.int
+    """The last limit that stood under demand with load on target."""
+    cap: _builtins.int
+    """What the guard holds the limit to; 0 while it does not."""
+    fixed_by_guard: _builtins.bool
+    """Whether the strategy is FIXED because the guard has made it so."""
     def __init__(
         self,
         *,
@@ -178,10 +191,13 @@ class Limits(_message.Message):
         ttft_load: _builtins.float | None = ...,
         latency_load: _builtins.float | None = ...,
         drain_ms: _builtins.float = ...,
+        last_good: _builtins.int = ...,
+        cap: _builtins.int = ...,
+        fixed_by_guard: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_load", b"_latency_load", "_ttft_load", b"_ttft_load", "latency_load", b"latency_load", "ttft_load", b"ttft_load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_load", b"_latency_load", "_ttft_load", b"_ttft_load", "changed_ago_ms", b"changed_ago_ms", "drain_ms", b"drain_ms", "in_flight", b"in_flight", "last_change", b"last_change", "latency_load", b"latency_load", "limit", b"limit", "max_streams", b"max_streams", "min_streams", b"min_streams", "queued", b"queued", "reason", b"reason", "strategy", b"strategy", "target_latency_ms", b"target_latency_ms", "target_ttft_ms", b"target_ttft_ms", "ttft_load", b"ttft_load"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_load", b"_latency_load", "_ttft_load", b"_ttft_load", "cap", b"cap", "changed_ago_ms", b"changed_ago_ms", "drain_ms", b"drain_ms", "fixed_by_guard", b"fixed_by_guard", "in_flight", b"in_flight", "last_change", b"last_change", "last_good", b"last_good", "latency_load", b"latency_load", "limit", b"limit", "max_streams", b"max_streams", "min_streams", b"min_streams", "queued", b"queued", "reason", b"reason", "strategy", b"strategy", "target_latency_ms", b"target_latency_ms", "target_ttft_ms", b"target_ttft_ms", "ttft_load", b"ttft_load"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_load: _TypeAlias = _typing.Literal["latency_load"]  # noqa: Y015
     _WhichOneofArgType__latency_load: _TypeAlias = _typing.Literal["_latency_load", b"_latency_load"]  # noqa: Y015

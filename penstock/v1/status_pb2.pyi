@@ -769,6 +769,8 @@ class TenantStatus(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    ASKED_TOKENS_FIELD_NUMBER: _builtins.int
+    THROTTLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name; empty for callers without one."""
     named: _builtins.bool
@@ -785,6 +787,10 @@ class TenantStatus(_message.Message):
     """Requests that were refused."""
     tokens: _builtins.int
     """Prompt and output tokens charged so far."""
+    asked_tokens: _builtins.int
+    """Estimated tokens of all that it asked for so far, admitted or not."""
+    throttle: _builtins.float
+    """Share of the limit that the guard holds its streams in flight to. Absent while it does not."""
     def __init__(
         self,
         *,
@@ -796,12 +802,16 @@ class TenantStatus(_message.Message):
         started: _builtins.int = ...,
         refused: _builtins.int = ...,
         tokens: _builtins.int = ...,
+        asked_tokens: _builtins.int = ...,
+        throttle: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_throttle", b"_throttle", "throttle", b"throttle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "name", b"name", "named", b"named", "queued", b"queued", "refused", b"refused", "started", b"started", "tokens", b"tokens", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_throttle", b"_throttle", "asked_tokens", b"asked_tokens", "in_flight", b"in_flight", "name", b"name", "named", b"named", "queued", b"queued", "refused", b"refused", "started", b"started", "throttle", b"throttle", "tokens", b"tokens", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__throttle: _TypeAlias = _typing.Literal["throttle"]  # noqa: Y015
+    _WhichOneofArgType__throttle: _TypeAlias = _typing.Literal["_throttle", b"_throttle"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throttle) -> _WhichOneofReturnType__throttle | None: ...
 
 Global___TenantStatus: _TypeAlias = TenantStatus  # noqa: Y015
 
@@ -966,6 +976,8 @@ class Worker(_message.Message):
     MAX_DECODE_GAP_MS_FIELD_NUMBER: _builtins.int
     FIRST_TOKENS_GUESSED_FIELD_NUMBER: _builtins.int
     FIRST_TOKENS_WRONG_FIELD_NUMBER: _builtins.int
+    PREFILL_S_FIELD_NUMBER: _builtins.int
+    SILENT_MS_FIELD_NUMBER: _builtins.int
     state: Global___WorkerState.ValueType
     """Its state."""
     pid: _builtins.int
@@ -1010,6 +1022,10 @@ class Worker(_message.Message):
     """First tokens that were sent before they were computed."""
     first_tokens_wrong: _builtins.int
     """Of those, how many were not what was computed then."""
+    prefill_s: _builtins.float
+    """Of step_s, seconds spent on prompts."""
+    silent_ms: _builtins.float
+    """Milliseconds since its last step or sign of life; 0 while it is not loaded."""
     @_builtins.property
     def prefix_cache(self) -> Global___PrefixCache:
         """The prefix cache."""
@@ -1040,10 +1056,12 @@ class Worker(_message.Message):
         max_decode_gap_ms: _builtins.float = ...,
         first_tokens_guessed: _builtins.int = ...,
         first_tokens_wrong: _builtins.int = ...,
+        prefill_s: _builtins.float = ...,
+        silent_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefix_cache", b"prefix_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_blas", b"cpu_blas", "decode_steps", b"decode_steps", "evictions", b"evictions", "first_tokens_guessed", b"first_tokens_guessed", "first_tokens_wrong", b"first_tokens_wrong", "generated_tokens", b"generated_tokens", "index", b"index", "kv_bytes", b"kv_bytes", "max_cancel_delay_steps", b"max_cancel_delay_steps", "max_decode_gap_ms", b"max_decode_gap_ms", "model", b"model", "outside_model_s", b"outside_model_s", "parked_kv_bytes", b"parked_kv_bytes", "paused_rows", b"paused_rows", "pid", b"pid", "prefix_cache", b"prefix_cache", "restarts", b"restarts", "rss_bytes", b"rss_bytes", "running_rows", b"running_rows", "state", b"state", "step_s", b"step_s", "streams", b"streams", "waiting_rows", b"waiting_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_blas", b"cpu_blas", "decode_steps", b"decode_steps", "evictions", b"evictions", "first_tokens_guessed", b"first_tokens_guessed", "first_tokens_wrong", b"first_tokens_wrong", "generated_tokens", b"generated_tokens", "index", b"index", "kv_bytes", b"kv_bytes", "max_cancel_delay_steps", b"max_cancel_delay_steps", "max_decode_gap_ms", b"max_decode_gap_ms", "model", b"model", "outside_model_s", b"outside_model_s", "parked_kv_bytes", b"parked_kv_bytes", "paused_rows", b"paused_rows", "pid", b"pid", "prefill_s", b"prefill_s", "prefix_cache", b"prefix_cache", "restarts", b"restarts", "rss_bytes", b"rss_bytes", "running_rows", b"running_rows", "silent_ms", b"silent_ms", "state", b"state", "step_s", b"step_s", "streams", b"streams", "waiting_rows", b"waiting_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.engine import conformance, conformance_flow, conformance_parts, conformance_resume
+from tests.engine import (
+    conformance,
+    conformance_controls,
+    conformance_flow,
+    conformance_parts,
+    conformance_resume,
+)
 from tests.engine.subjects import MAKERS, Subject, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -69,5 +75,17 @@ class TestLeavingParts(conformance_parts.LeavingParts):
     pass
 
 
+class TestTuning(conformance_controls.Tuning):
+    pass
+
+
+class TestRestarting(conformance_controls.Restarting):
+    pass
+
+
 class TestLifecycle(conformance.Lifecycle):
+    pass
+
+
+class TestRestartingOutOfTurn(conformance_controls.RestartingOutOfTurn):
     pass

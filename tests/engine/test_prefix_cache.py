@@ -159,3 +159,23 @@ def test_a_search_among_many_texts_takes_well_below_a_decode_step(shared_tokens:
         assert len(found.tokens) == shared_tokens
     # About 0.3 ms on an idle machine; a search token by token takes ten times as long and more.
     assert min(took_s) < 0.005
+
+
+def test_another_budget_gives_up_the_least_recently_used_and_0_all() -> None:
+    texts = [[n, n] for n in range(4)]
+    cache = PrefixCache(4 * size(texts[0]))
+    for text in texts:
+        cache.add("", parked(text))
+    assert cache.find("", [0, 0, 9], least=0)
+    cache.resize(2 * size(texts[0]))
+    assert [cache.covered("", text) for text in texts] == [2, 0, 0, 2]
+    assert cache.nbytes == 2 * size(texts[0])
+    cache.add("", parked(texts[1]))
+    assert [cache.covered("", text) for text in texts] == [2, 2, 0, 0]
+    cache.resize(0)
+    assert (len(cache), cache.nbytes, cache.enabled) == (0, 0, False)
+    cache.add("", parked(texts[1]))
+    assert len(cache) == 0
+    cache.resize(size(texts[0]))
+    cache.add("", parked(texts[1]))
+    assert (len(cache), cache.enabled) == (1, True)

@@ -12,7 +12,7 @@ from engine.requests import ModelInput, PartsInput, TextInput
 from engine.routing import RoutingRule
 from engine.stream_board import StreamBoard
 from engine.stream_record import StreamRecord
-from engine.suspects import CRASH_STRIKES, KILL_STRIKES
+from engine.suspects import CRASH_STRIKES, KILL_STRIKES, RESTART_STRIKES
 from tests.engine.requests import PROMPT, Sink, generation
 
 ROWS = 3
@@ -134,6 +134,22 @@ def test_workers_that_are_killed_from_outside_say_less_of_their_streams() -> Non
         assert pool.lose(0, strikes=KILL_STRIKES).refused == []
     pool.dispatch([0])
     assert numbers(pool.lose(0, strikes=KILL_STRIKES).refused) == [1]
+
+
+def test_a_worker_that_we_restart_says_nothing_of_its_streams_not_even_of_one_on_trial() -> None:
+    pool = board(workers=1)
+    records = filled(pool, 2)
+    for _ in range(2):
+        pool.dispatch([0])
+        assert pool.lose(0, strikes=CRASH_STRIKES).refused == []
+    assert [each.on_trial for each in records] == [True, True]
+    for _ in range(5):
+        assert numbers(pool.dispatch([0])) == [1]
+        loss = pool.lose(0, strikes=RESTART_STRIKES)
+        assert (numbers(loss.going_on), loss.refused) == ([1], [])
+    # It is on trial still: one crash more, and it is found.
+    pool.dispatch([0])
+    assert numbers(pool.lose(0, strikes=CRASH_STRIKES).refused) == [1]
 
 
 def test_on_trial_each_is_alone_until_its_next_token() -> None:

@@ -121,10 +121,31 @@ def test_slices_are_never_empty_nor_too_large(
         assert min(most, LEAST_TOKENS) <= slices.tokens(decoding=decoding)
 
 
-@pytest.mark.parametrize(("most", "gap_s"), [(0, 1.0), (1, -0.1)])
-def test_what_cannot_work_is_refused(most: int, gap_s: float) -> None:
-    with pytest.raises(ValueError, match=f"got {most} and {gap_s}"):
+@pytest.mark.parametrize(
+    ("most", "gap_s", "message"), [(0, 1.0, "most .*, got 0"), (1, -0.1, "max_gap_s .*-0.1")]
+)
+def test_what_cannot_work_is_refused(most: int, gap_s: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         PrefillSlice(most=most, max_gap_s=gap_s)
+
+
+def test_slices_can_be_made_smaller_and_larger_while_rows_are_decoded_or_not() -> None:
+    slices = PrefillSlice(most=MOST, max_gap_s=0.0)
+    for most in (MOST // 4, 2 * MOST):
+        slices.resize(most)
+        assert slices.tokens(decoding=False) == slices.tokens(decoding=True) == most
+    with pytest.raises(ValueError, match="got 0"):
+        slices.resize(0)
+    assert slices.tokens(decoding=False) == 2 * MOST
+
+
+def test_what_was_learned_of_the_rate_holds_for_another_size() -> None:
+    slices = PrefillSlice(most=MOST, max_gap_s=1.0)
+    slices.computed(MOST, 1.0)
+    slices.resize(10 * MOST)
+    assert slices.tokens(decoding=True) == MOST
+    slices.resize(MOST // 2)
+    assert slices.tokens(decoding=True) == MOST // 2
 
 
 def test_a_step_without_a_slice_teaches_nothing() -> None:

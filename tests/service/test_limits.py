@@ -59,6 +59,7 @@ async def test_limits_as_they_stand() -> None:
         reason=pb.LIMIT_REASON_STARTED,
         changed_ago_ms=2500,
         drain_ms=limits.drain_ms,
+        last_good=4,
     )
 
 

@@ -45,9 +45,14 @@ SNAPSHOT = GovernorSnapshot(
         reason=LimitReason.LOWERED_LATENCY,
         changed_s=100.0,
         last_change=-3,
-        changes={LimitReason.LOWERED_LATENCY: 1},
         ttft_load=0.0,
         latency_load=None,
+        last_good=40,
+        cap=32,
+        fixed=True,
+        changes={LimitReason.RAISED: 2, LimitReason.CAPPED: 1},
+        raised=2,
+        lowered=1,
     ),
     estimates=EstimateSnapshot(
         prefill_tokens_per_s=2500.0,
@@ -67,7 +72,16 @@ SNAPSHOT = GovernorSnapshot(
     refused={Reason.QUEUE_FULL: 3, Reason.WOULD_MISS_DEADLINE: 2},
     tenants=(
         TenantSnapshot(
-            "acme", named=True, weight=2.5, in_flight=3, queued=2, started=40, refused=5, tokens=2**33
+            "acme",
+            named=True,
+            weight=2.5,
+            in_flight=3,
+            queued=2,
+            started=40,
+            refused=5,
+            tokens=2**33,
+            asked_tokens=2**34,
+            throttle=0.25,
         ),
     ),
 )
@@ -89,6 +103,9 @@ def test_the_whole_of_a_snapshot_is_shown() -> None:
             last_change=-3,
             ttft_load=0.0,
             drain_ms=1250,
+            last_good=40,
+            cap=32,
+            fixed_by_guard=True,
         ),
         estimates=pb.AdmissionEstimates(
             prefill_tokens_per_s=2500,
@@ -119,6 +136,8 @@ def test_the_whole_of_a_snapshot_is_shown() -> None:
                 started=40,
                 refused=5,
                 tokens=2**33,
+                asked_tokens=2**34,
+                throttle=0.25,
             )
         ],
     )

@@ -19,13 +19,15 @@ class GovernorMachine(RuleBasedStateMachine):
     @initialize(limit=st.integers(1, 5))
     def begin(self, limit: int) -> None:
         self.now_s = 0.0
-        self.limit = limit
+        self.configured = limit
+        self.cap: int | None = None
+        self.throttled: dict[str, float] = {}
         self.tickets: list[Ticket] = []
         self.told: set[Ticket] = set()
         self.refused = 0
         self.subject = governor(
             initial_streams=limit,
-            limits={"min_streams": limit, "max_streams": limit},
+            limits={"min_streams": 1, "max_streams": limit},
             queue={"max_requests": MAX_QUEUED},
             tenants={"named": {"limited": replace(FREE, max_streams=2)}},
         )
@@ -38,6 +40,22 @@ class GovernorMachine(RuleBasedStateMachine):
         after = len(self.in_state(TicketState.ADMITTED))
         assert after <= max(self.limit, before), "admitted beyond the limit"
 
+    def held(self) -> dict[str, int]:
+        """Streams in flight of each tenant."""
+        running = self.in_state(TicketState.ADMITTED)
+        return {name: sum(ticket.tenant.name == name for ticket in running) for name in TENANTS}
+
+    def check_throttles(self, before: dict[str, int]) -> None:
+        for name, streams in self.held().items():
+            share = self.throttled.get(name)
+            most = max(1, int(share * self.limit)) if share is not None else streams
+            assert streams <= max(most, before[name]), "admitted beyond a throttle"
+
+    @property
+    def limit(self) -> int:
+        """What must be in force."""
+        return self.configured if self.cap is None else min(self.cap, self.configured)
+
     @rule(
         tenant=st.sampled_from(TENANTS),
         service_class=st.sampled_from(ServiceClass),
@@ -48,7 +66,7 @@ class GovernorMachine(RuleBasedStateMachine):
     def ask(
         self, tenant: str, service_class: ServiceClass, prompt: int, output: int, left_s: float | None
     ) -> None:
-        before = len(self.in_state(TicketState.ADMITTED))
+        before, held = len(self.in_state(TicketState.ADMITTED)), self.held()
         deadline_s = None if left_s is None else self.now_s + left_s
         given = self.subject.ask(ask(tenant, service_class, prompt, output, deadline_s), self.now_s)
         if isinstance(given, Refusal):
@@ -61,12 +79,31 @@ class GovernorMachine(RuleBasedStateMachine):
             if given.state is TicketState.ADMITTED:
                 self.told.add(given)
         self.check_admissions(before)
+        self.check_throttles(held)
 
     @rule(limit=st.integers(1, 8))
     def set_limit(self, limit: int) -> None:
-        self.limit = limit
-        limits = replace(OPTIONS.limits, min_streams=limit, max_streams=limit)
-        self.subject.configure(limits, target_ttft_s=1.0, target_latency_s=0.1, now_s=self.now_s)
+        self.configured = limit
+        for least in (limit, 1):  # To get it there, and to leave room for a cap.
+            limits = replace(OPTIONS.limits, min_streams=least, max_streams=limit)
+            self.subject.configure(limits, target_ttft_s=1.0, target_latency_s=0.1, now_s=self.now_s)
+        self.subject.cap_limit(None, self.now_s)
+        self.cap = None
+        self.decide(0.0)
+
+    @rule(cap=st.none() | st.integers(1, 8))
+    def set_cap(self, cap: int | None) -> None:
+        self.cap = cap
+        self.subject.cap_limit(cap, self.now_s)
+        assert self.subject.snapshot(self.now_s).limit.limit == self.limit
+        self.decide(0.0)
+
+    @rule(tenant=st.sampled_from(TENANTS), share=st.none() | st.floats(0.01, 1))
+    def throttle(self, tenant: str, share: float | None) -> None:
+        self.throttled.pop(tenant, None)
+        if share is not None:
+            self.throttled[tenant] = share
+        self.subject.throttle(tenant, share)
         self.decide(0.0)
 
     @rule(pick=st.integers(0, 100), tokens=st.integers(1, 600))
@@ -86,7 +123,7 @@ class GovernorMachine(RuleBasedStateMachine):
     def decide(self, passed_s: float) -> None:
         self.now_s += passed_s
         self.subject.observe(round(self.now_s * 20), 1, self.now_s)
-        before = len(self.in_state(TicketState.ADMITTED))
+        before, held = len(self.in_state(TicketState.ADMITTED)), self.held()
         for ticket in self.subject.decide(self.now_s):
             assert ticket not in self.told, "told twice"
             self.told.add(ticket)
@@ -95,6 +132,7 @@ class GovernorMachine(RuleBasedStateMachine):
             if ticket.state is TicketState.REFUSED:
                 self.refused += 1
         self.check_admissions(before)
+        self.check_throttles(held)
 
     @invariant()
     def counts_agree(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from flowcontrol.admission.ask import Quota, ServiceClass
 from flowcontrol.admission.snapshot import TenantSnapshot
-from flowcontrol.admission.tenants import OTHERS, Tenant, TenantLimits, TenantOptions, TenantTable
+from flowcontrol.admission.tenants import OTHERS, Tenant, TenantLimits, TenantOptions, TenantTable, Throttle
 
 
 def limits(
@@ -225,13 +225,33 @@ def test_the_snapshot_has_every_number() -> None:
     gold.start(30, 0)
     gold.end(-5, 1)
     gold.queued = 4
+    gold.asked_tokens = 130
+    table.throttle("gold", Throttle(0.25, lambda: 8))
     plain.refused += 2
     assert table.snapshot() == (
         TenantSnapshot(
-            name="gold", named=True, weight=3, in_flight=1, queued=4, started=2, refused=0, tokens=95
+            name="gold",
+            named=True,
+            weight=3,
+            in_flight=1,
+            queued=4,
+            started=2,
+            refused=0,
+            tokens=95,
+            asked_tokens=130,
+            throttle=0.25,
         ),
         TenantSnapshot(
-            name="plain", named=False, weight=1, in_flight=0, queued=0, started=0, refused=2, tokens=0
+            name="plain",
+            named=False,
+            weight=1,
+            in_flight=0,
+            queued=0,
+            started=0,
+            refused=2,
+            tokens=0,
+            asked_tokens=0,
+            throttle=None,
         ),
     )
 
