@@ -298,10 +298,10 @@ class PoolEngine:
     def _tune_command(self) -> Tune:
         """What a worker is told: the values in force, since it knows only those."""
         options, tuning = self._options, self._tuning
-        step_tokens, cache_bytes = tuning.prefill_step_tokens, tuning.max_prefix_cache_bytes
         return Tune(
-            options.prefill_step_tokens if step_tokens is None else step_tokens,
-            options.max_prefix_cache_bytes if cache_bytes is None else cache_bytes,
+            _first(tuning.prefill_step_tokens, options.prefill_step_tokens),
+            _first(tuning.max_prefix_cache_bytes, options.max_prefix_cache_bytes),
+            _first(tuning.max_parked_kv_bytes, options.max_parked_kv_bytes),
         )
 
     def _least_loaded(self) -> PoolWorker | None:
@@ -368,3 +368,7 @@ class PoolEngine:
 
     async def _end_workers(self) -> None:
         await asyncio.gather(*(worker.end() for worker in self._workers))
+
+
+def _first(tuned: int | None, configured: int) -> int:
+    return configured if tuned is None else tuned
