@@ -169,4 +169,4 @@ class PolicyMachine(RuleBasedStateMachine):
 
 
 TestPolicy = PolicyMachine.TestCase
-TestPolicy.settings = settings(max_examples=80, stateful_step_count=30)
+TestPolicy.settings = settings(max_examples=60, stateful_step_count=30)
