@@ -64,7 +64,7 @@ KEYS = 9
 class PolicyMachine(RuleBasedStateMachine):
     @initialize(
         act=st.sampled_from([True, True, True, False]),
-        cool_down_s=st.sampled_from([0.0, 15.0, 30.0]),
+        cool_down_s=st.sampled_from([0.0, 30.0, 80.0]),
         per_hour=st.integers(1, 12),
         swings=st.integers(1, 3),
         failures=st.integers(1, 6),
@@ -102,11 +102,11 @@ class PolicyMachine(RuleBasedStateMachine):
         lately = [at for at in self.taken_s if self.now_s - at < HOUR_S]
         assert len(lately) <= self.options.max_actions_per_hour
 
-    @rule(signals=SIGNALS, times=st.sampled_from([1, 1, 3, 8]))
-    def look(self, signals: Signals, times: int) -> None:
+    @rule(signals=SIGNALS, times=st.sampled_from([1, 1, 3, 8]), error=st.sampled_from([None, None, "cannot"]))
+    def look(self, signals: Signals, times: int, error: str | None) -> None:
         for _ in range(times):
             self.decide(signals)
-            self.report_all(None)
+            self.report_all(error)
 
     @rule(signals=SIGNALS)
     def look_and_be_slow(self, signals: Signals) -> None:
@@ -169,4 +169,4 @@ class PolicyMachine(RuleBasedStateMachine):
 
 
 TestPolicy = PolicyMachine.TestCase
-TestPolicy.settings = settings(max_examples=80, stateful_step_count=30)
+TestPolicy.settings = settings(max_examples=60, stateful_step_count=30)
