@@ -50,6 +50,15 @@ class TestAdjusting:
         assert (limit.changed_s, limit.last_change) == (START_S + 3, -2)
         assert limit.changes == {LimitReason.RAISED: 1, LimitReason.LOWERED_TTFT: 1}
 
+    def test_the_last_good_limit_stood_with_load_on_target(self) -> None:
+        limit = made(StrategyName.THRESHOLD)
+        assert limit.last_good == 20
+        interval(limit, [0.5] * 5)
+        assert (limit.limit, limit.last_good) == (25, 20)
+        interval(limit, [1.0] * 5)
+        interval(limit, [1.5] * 5)
+        assert (limit.limit, limit.last_good) == (23, 25)
+
     @pytest.mark.parametrize(("count", "rank"), [(5, 5), (9, 9), (10, 9), (11, 10), (20, 18), (21, 19)])
     def test_the_90th_percentile_is_a_sample(self, count: int, rank: int) -> None:
         limit = made()
