@@ -16,6 +16,7 @@ CAUSES: dict[Reason, Cause] = {
     Reason.MODEL_NOT_FOUND: Cause.CLIENT,
     Reason.MODEL_NAME_TAKEN: Cause.CLIENT,
     Reason.MODEL_IS_DEFAULT: Cause.CLIENT,
+    Reason.CANARY_RUNNING: Cause.CLIENT,
     # Quotas are agreed with the tenant.
     Reason.TENANT_LIMIT: Cause.CLIENT,
     # The request itself ends every worker that gets it: what the server does then is to protect the others.
