@@ -30,13 +30,17 @@ _LISTENING = "penstock listening on "
 _WIDTH, _HEIGHT = 120, 40
 # As many as the widest chart has columns, and a few more.
 _SAMPLES = 90
+# Share of the limit that is in use in the picture, so that it shows a burst.
+_BUSY = 0.8
 _STALLED = ("mobile", "mobile", "batch")
 _STALLED_TOKENS = 600
 _BETWEEN_S = 12.0
+# Low targets, so that the limit is seen to move.
 _OPTIONS = {
     "ENGINE__WORKERS": "2",
     "STREAM_REGISTRY__BACKPRESSURE__ACK_TIMEOUT_MS": "600000",
     "STREAM_REGISTRY__ADAPTIVE_LIMITS__TARGET_TTFT_MS": "400",
+    "STREAM_REGISTRY__ADAPTIVE_LIMITS__TARGET_LATENCY_MS": "100",
     "TELEMETRY__PROMETHEUS_PORT": "0",
     "SLO__EVALUATION_INTERVAL_MS": "2000",
     "FEATURES__PREFIX_CACHE__ENABLED": "false",
@@ -50,12 +54,13 @@ _LOAD = (
 
 
 async def _picture(target: str) -> Frame:
-    """What is to be seen after so many seconds."""
+    """What is to be seen after so many seconds, in a burst."""
     history = History()
     async with Client(target) as client, _stalled_clients(target):
         async for now in client.watch_status(interval_ms=1000, include_streams=True):
             history.add(now)
-            if len(history.samples) == _SAMPLES:
+            limits = now.admission.limits
+            if len(history.samples) >= _SAMPLES and limits.in_flight >= _BUSY * limits.limit:
                 return Frame(target, now, history, time.strftime("%H:%M:%S"))
     raise RuntimeError("the server ended")
 

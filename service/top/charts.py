@@ -19,12 +19,13 @@ def greatest(*series: Values) -> float:
     return max((value for values in series for value in values if value is not None), default=0.0)
 
 
-def spark(values: Values, width: int, *, top: float) -> str:
+def spark(values: Values, width: int, *, beside: Values = ()) -> str:
     """The latest values in one row, one column each, the newest at the right; blank where none is known.
 
-    top: the value that fills a column.
+    The greatest of them fills its column, or the greatest of the latest values of `beside`.
     """
     latest = values[-width:] if width > 0 else ()
+    top = greatest(latest, beside[-width:] if width > 0 else ())
     return "".join(_column(value, top) for value in latest).rjust(max(0, width))
 
 
@@ -58,12 +59,13 @@ class Area:
 
     def rows(self, width: int, height: int) -> list[Text]:
         """From the top; each exactly `width` columns, the newest value at the right."""
-        top = greatest(self.values, self.line)
+        values, line = _padded(self.values, width), _padded(self.line, width)
+        top = greatest(values, line)
         # A line lies at the lower edge of the row above it.
         filled_rows = height - 1 if any(value is not None for value in self.line) and height > 1 else height
         columns = [
-            self._cells(value, line, top, filled_rows, height)
-            for value, line in zip(_padded(self.values, width), _padded(self.line, width), strict=True)
+            self._cells(value, limit, top, filled_rows, height)
+            for value, limit in zip(values, line, strict=True)
         ]
         return [
             Text.assemble(*(column[row] for column in columns), no_wrap=True)

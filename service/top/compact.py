@@ -53,33 +53,20 @@ def _trends(now: Status, history: History, width: int) -> list[Part]:
     flying = [sample.in_flight for sample in samples]
     tokens = [sample.tokens_per_s for sample in samples]
     queued = [sample.queued for sample in samples]
-    streams_top = greatest(limits, flying)
     ttft = first_token(now, history)
     bounds = f"of {now.admission.limits.min_streams}..{now.admission.limits.max_streams}"
     stalled = f"{now.streams.stalled} stalled, {now.streams.prefill} in prefill"
 
-    def row(label: str, value: float | None, one: Trend, style: str) -> RenderableType:
-        return trend(label, number(value), one.values, one.note, width, top=one.top, style=style)
+    def part(rank: int, label: str, value: str, one: Trend, style: str) -> Part:
+        return one_line(lambda: trend(label, value, one, width, style), rank)
 
     return [
-        one_line(lambda: row("Limit", latest.limit, Trend(limits, streams_top, bounds), "yellow"), 1),
-        one_line(lambda: row("In flight", latest.in_flight, Trend(flying, streams_top, stalled), "cyan"), 1),
+        part(1, "Limit", number(latest.limit), Trend(limits, flying, bounds), "yellow"),
+        part(1, "In flight", number(latest.in_flight), Trend(flying, limits, stalled), "cyan"),
         one_line(lambda: labelled("", changed(now), width), 7),
-        one_line(
-            lambda: row(
-                "Tokens/s", latest.tokens_per_s, Trend(tokens, greatest(tokens), peak(history)), "green"
-            ),
-            1,
-        ),
-        one_line(
-            lambda: trend(
-                "First token", ttft.value, ttft.values, ttft.note, width, top=ttft.top, style="magenta"
-            ),
-            2,
-        ),
-        one_line(
-            lambda: row("Queue", latest.queued, Trend(queued, greatest(queued), queue_note(now)), "cyan"), 2
-        ),
+        part(1, "Tokens/s", number(latest.tokens_per_s), Trend(tokens, (), peak(history)), "green"),
+        part(2, "First token", ttft.value, ttft.trend, "magenta"),
+        part(2, "Queue", number(latest.queued), Trend(queued, (), queue_note(now)), "cyan"),
         one_line(lambda: labelled("Refused", refusals(history), width), 3),
     ]
 

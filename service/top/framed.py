@@ -13,7 +13,7 @@ from penstock.v1.status_pb2 import Status
 from service.cli_limits import last_change, reason
 from service.top import tables
 from service.top.attention import by_need
-from service.top.charts import Area, greatest, spark
+from service.top.charts import Area, spark
 from service.top.compact import peak
 from service.top.history import History
 from service.top.lines import NO_OBJECTIVES, actions, cut, ends, packed, queue_note
@@ -169,14 +169,14 @@ def _queue(now: Status, history: History, width: int, rows: int) -> list[Text]:
     refused = [sample.refused_per_s for sample in history.samples]
     lines = [
         ends(Text(f"{number(history.latest.queued)} waiting", "bold"), Text(queue_note(now), "dim"), width),
-        Text(spark(queued, width, top=greatest(queued)), "cyan"),
+        Text(spark(queued, width), "cyan"),
     ]
     total = sum(history.refused_per_s.values())
     share_of = f"{number(total)} refused/s" if total else "none refused now"
     ever = number(sum(now.admission.refused.values()))
     lines.append(ends(Text(share_of, "bold yellow" if total else "bold"), Text(f"{ever} ever", "dim"), width))
     if total:
-        lines.append(Text(spark(refused, width, top=greatest(refused)), "yellow"))
+        lines.append(Text(spark(refused, width), "yellow"))
     lines += [
         ends(Text(clean(name)), Text(f"{number(rate)}/s"), width)
         for name, rate in history.refused_per_s.items()

@@ -9,9 +9,10 @@ from penstock.v1.feature_pb2 import FeatureState
 from penstock.v1.status_pb2 import Objective, Status
 from service.cli_limits import last_change, reason
 from service.top.attention import MARKS, STYLES, Concern, Severity
-from service.top.charts import Values, spark
+from service.top.charts import spark
 from service.top.guard import breached, event, fast, feature, in_unit, past, title
 from service.top.history import History
+from service.top.readings import Trend
 from service.top.tables import objective_mark, tenant_name
 from service.top.words import clean, number, seconds, share
 
@@ -55,14 +56,14 @@ def packed(found: Sequence[Concern], width: int, rows: int) -> list[Text]:
     return [cut(line, width) for line in lines]
 
 
-def trend(label: str, value: str, values: Values, note: str, width: int, *, top: float, style: str) -> Text:
+def trend(label: str, value: str, one: Trend, width: int, style: str) -> Text:
     """A name, the value of now, how it went, and a remark."""
     note_width = min(38, max(14, width * 35 // 100))
     chart = width - LABEL - _VALUE - note_width - 3
     line = Text.assemble((label.ljust(LABEL), "bold"), value.rjust(_VALUE), " ")
     if chart > 0:
-        line.append(spark(values, chart, top=top), style).append("  ")
-    return cut(line.append(note, "dim"), width)
+        line.append(spark(one.values, chart, beside=one.beside), style).append("  ")
+    return cut(line.append(one.note, "dim"), width)
 
 
 def labelled(label: str, text: Text, width: int) -> Text:

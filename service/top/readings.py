@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 
 from penstock.v1.status_pb2 import Status
-from service.top.charts import Values, greatest
+from service.top.charts import Values
 from service.top.guard import fast
 from service.top.history import History
-from service.top.words import milliseconds
+from service.top.words import finite, milliseconds
 
 _TTFT_OBJECTIVES = ("ttft_p95", "ttft_p50")
 
 
 @dataclass(frozen=True)
 class Trend:
-    """Values over time, the value that fills a chart, and a remark."""
+    """Values over time, others on the same scale, and a remark."""
 
     values: Values
-    top: float
+    beside: Values
     note: str
 
 
@@ -30,8 +30,8 @@ class FirstToken:
     note: str
 
     @property
-    def top(self) -> float:
-        return greatest(self.values, [self.target_ms])
+    def trend(self) -> Trend:
+        return Trend(self.values, [self.target_ms], self.note)
 
 
 def first_token(now: Status, history: History) -> FirstToken:
@@ -42,7 +42,7 @@ def first_token(now: Status, history: History) -> FirstToken:
             one = by_name[name]
             values = [sample.objectives.get(name) for sample in history.samples]
             note = f"{name.removeprefix('ttft_')}, target {milliseconds(one.target)}"
-            return FirstToken(milliseconds(fast(one)), values, one.target, note)
+            return FirstToken(milliseconds(fast(one)), values, finite(one.target) or 0.0, note)
     target_ms = float(now.admission.limits.target_ttft_ms)
     loads = [sample.ttft_load for sample in history.samples]
     values = [None if load is None else load * target_ms for load in loads]

@@ -17,10 +17,10 @@ from penstock.v1.status_pb2 import (
 )
 from service.terminal import size
 from service.top.attention import MARKS, STYLES, Severity, low_credit, severity_of, worker_state
-from service.top.charts import bar, greatest, spark
+from service.top.charts import bar, spark
 from service.top.guard import breached, burn, fast, in_unit, title, verdict
 from service.top.history import History, worker_key
-from service.top.words import clean, enum_name, milliseconds, number, seconds, share
+from service.top.words import clean, enum_name, finite, milliseconds, number, seconds, share
 
 Cell = Text | str
 
@@ -223,14 +223,13 @@ def objectives(listed: Sequence[Objective], history: History, width: int, rows: 
 
 def _objective(one: Objective, history: History) -> Sequence[Cell]:
     values = [sample.objectives.get(one.name) for sample in history.samples]
-    top = greatest(values, [one.target])
     return (
         title(one),
         in_unit(one, fast(one)),
         in_unit(one, one.target),
         burn(one),
         objective_mark(one).append(f" {verdict(one)}"),
-        Text(spark(values, _OBJECTIVE_SPARK, top=top), "cyan"),
+        Text(spark(values, _OBJECTIVE_SPARK, beside=[finite(one.target)]), "cyan"),
     )
 
 

@@ -6,20 +6,20 @@ from service.top.charts import Area, bar, spark
 
 
 def test_spark_shows_the_latest_at_the_right() -> None:
-    assert spark([1, 2, 4, 8], 4, top=8) == "▁▂▄█"
-    assert spark([8, 1, 2], 2, top=8) == "▁▂"
-    assert spark([4], 3, top=8) == "  ▄"
-    assert spark([], 3, top=8) == "   "
-    assert spark([1], 0, top=8) == ""
+    assert spark([1, 2, 4, 8], 4) == "▁▂▄█"
+    assert spark([4], 3) == "  █"
+    assert spark([], 3) == "   "
+    assert spark([1], 0) == ""
+
+
+def test_spark_is_scaled_by_what_it_shows() -> None:
+    assert spark([800, 4, 8], 2) == "▄█"
+    assert spark([4, 4], 2, beside=[800, 4, 8]) == "▄▄"
 
 
 def test_spark_tells_0_from_not_known() -> None:
-    assert spark([0, None, 8], 3, top=8) == "▁ █"
-    assert spark([0, 0], 2, top=0) == "▁▁"
-
-
-def test_spark_stays_within_its_row() -> None:
-    assert spark([100], 1, top=8) == "█"
+    assert spark([0, None, 8], 3) == "▁ █"
+    assert spark([0, 0], 2) == "▁▁"
 
 
 def test_bar() -> None:
@@ -56,6 +56,10 @@ def test_area_with_gaps_and_nothing() -> None:
     assert drawn(Area([None, 8], [None, None], "cyan"), 2, 2) == [" █", " █"]
     assert drawn(Area([], [], "cyan"), 3, 2) == ["   ", "   "]
     assert drawn(Area([0.0], [0.0], "cyan"), 1, 2) == [" ", "▁"]
+
+
+def test_area_is_scaled_by_what_it_shows() -> None:
+    assert drawn(Area([800, 4, 8], (), "cyan"), 2, 2) == [" █", "██"]
 
 
 def test_area_has_the_size_asked_for() -> None:

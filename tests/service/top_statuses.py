@@ -128,7 +128,8 @@ def extreme() -> Status:
     for message in (*now.workers, *now.active_streams, *now.admission.tenants, now.admission, now.streams):
         fill(message, text)
     for one in now.service_levels.objectives:
-        one.name, one.fast, one.target, one.fast_burn_rate = text, math.nan, math.inf, 1e300
+        one.fast, one.target, one.fast_burn_rate = math.nan, math.inf, 1e300
+    now.service_levels.objectives[0].name = text
     for event in (*now.remediation.active, *now.remediation.events):
         fill(event, text)
     now.remediation.suspended = text
