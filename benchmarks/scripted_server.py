@@ -32,6 +32,7 @@ from service.assembly_options import (
     pool_options,
     server_options,
     stream_options,
+    telemetry_options,
 )
 from service.generation import Context, GenerationServicer
 from service.server import Server
@@ -44,7 +45,8 @@ class ScriptedOptions(msgspec.Struct, frozen=True):
     `bare` the same server with a handler that only writes chunks.
 
     flags: options of the server, as the command line would give them. text_bytes: length of each token's
-    text, 0 for a number. steps_per_turn, step_s: how fast the engine is, as in ScriptedEngine.
+    text, 0 for a number. steps_per_turn, step_s: how fast the engine is, as in ScriptedEngine. telemetry:
+    whether it is observed, as by default; not where something else is measured.
     """
 
     kind: Literal["full", "timed", "bare"] = "full"
@@ -54,6 +56,7 @@ class ScriptedOptions(msgspec.Struct, frozen=True):
     text_bytes: int = 0
     steps_per_turn: int = 1
     step_s: float = 0.0
+    telemetry: bool = False
 
     def encoded(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -96,6 +99,7 @@ class BenchmarkServer(Server):
             "stream_registry": {"max_active_streams": options.max_streams} | options.stream_flags,
             "admission": {"enabled": False},
             "logging": {"level": "error"},
+            "telemetry": {"enabled": options.telemetry, "prometheus_port": 0},
         }
         settings = load(None, None, {}, flags).settings
         configure_logging(settings.logging)
@@ -107,6 +111,7 @@ class BenchmarkServer(Server):
             admission_options(settings),
             governor_options(settings),
             pool_options(settings),
+            telemetry_options(settings),
             version="benchmark",
         )
         if options.kind == "bare":

@@ -26,6 +26,8 @@ _log = structlog.get_logger("penstock.admission")
 _OBSERVE_S = 0.25
 _LEAST_PAUSE_S = 0.002
 _OUTLOOK_S = 1.0
+# What a request may take from the caller to us.
+_ON_ITS_WAY_S = 0.05
 
 _CLASSES: dict[int, ServiceClass] = {
     pb.PRIORITY_BULK: ServiceClass.BULK,
@@ -74,9 +76,9 @@ class Seat:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the caller's deadline has passed."""
+        """Whether the caller's deadline has passed, for the caller at least, who began to count before us."""
         deadline_s = self._ticket.ask.deadline_s
-        return deadline_s is not None and self._admission.clock() >= deadline_s
+        return deadline_s is not None and self._admission.clock() >= deadline_s - _ON_ITS_WAY_S
 
     @property
     def tenant(self) -> str:

@@ -87,22 +87,9 @@ class Server:
         self._generation = GenerationServicer(
             models, self._registry, self.admission, stream_options, self._pool, self._observation, clock=clock
         )
-        self._metrics: MetricsExporter | None = None
+        self._metrics = None
         if telemetry_options is not None:
-            readings = Readings(
-                models,
-                self._registry,
-                self._governor,
-                self._pool,
-                self._observation,
-                histograms,
-                totals,
-                streams=self._generation.snapshots,
-                max_batch_rows=telemetry_options.max_batch_rows,
-                version=version,
-                clock=clock,
-            )
-            self._metrics = MetricsExporter(telemetry_options, readings, version=version)
+            self._metrics = self._exporter(telemetry_options, histograms, totals, version, clock)
         self._status = StatusServicer(
             models,
             self._registry,
@@ -192,6 +179,30 @@ class Server:
         while True:
             await asyncio.sleep(_FLUSH_S)
             self._observation.flush()
+
+    def _exporter(
+        self,
+        options: TelemetryOptions,
+        histograms: StreamHistograms,
+        totals: StreamTotals,
+        version: str,
+        clock: Callable[[], float],
+    ) -> MetricsExporter:
+        """histograms, totals: sinks of the observation."""
+        readings = Readings(
+            self._models,
+            self._registry,
+            self._governor,
+            self._pool,
+            self._observation,
+            histograms,
+            totals,
+            streams=self._generation.snapshots,
+            max_batch_rows=options.max_batch_rows,
+            version=version,
+            clock=clock,
+        )
+        return MetricsExporter(options, readings, version=version)
 
     def _build(self) -> grpc.aio.Server:
         options = self._options

@@ -37,6 +37,7 @@ _FURTHER = "further"
 _WAYS = {plan.STALL: "stall", plan.CANCEL: "cancel", plan.DISCONNECT: "disconnect", plan.LEAVE: "disconnect"}
 OPTIONS = {
     "SERVER__PORT": "0",
+    "TELEMETRY__PROMETHEUS_PORT": "0",
     "SERVER__DRAIN_GRACE_MS": "5000",
     "LOGGING__LEVEL": "warning",
     "ENGINE__WORKERS": str(WORKERS),

@@ -27,8 +27,6 @@ from service.telemetry.histograms import HistogramSnapshot, PointSnapshot
 from service.telemetry.tables import AnyTable, Instrument, Kind
 
 SCOPE = "penstock"
-# Longer than the loop is ever held up, shorter than Prometheus waits by default.
-_LOOP_TIMEOUT_S = 5.0
 
 
 class NoReadingError(Exception):
@@ -56,10 +54,14 @@ class Collection:
         tables: Sequence[AnyTable],
         histograms: Callable[[], tuple[HistogramSnapshot, ...]],
         loop: asyncio.AbstractEventLoop,
+        *,
+        timeout_s: float,
     ) -> None:
+        """timeout_s: how long the loop may take to answer."""
         self._tables = tuple(tables)
         self._histograms = histograms
         self._loop = loop
+        self._timeout_s = timeout_s
         self._began_ns = time.time_ns()
         # Exporters collect at the same time, each in a thread of its own.
         self._current: ContextVar[Collected] = ContextVar("collected")
@@ -112,10 +114,10 @@ class Collection:
 
         try:
             self._loop.call_soon_threadsafe(take)
-            return future.result(_LOOP_TIMEOUT_S)
+            return future.result(self._timeout_s)
         except FutureTimeoutError:
             future.cancel()
-            raise NoReadingError(f"the event loop did not answer for {_LOOP_TIMEOUT_S:g} s") from None
+            raise NoReadingError(f"the event loop did not answer for {self._timeout_s:g} s") from None
         except RuntimeError as error:  # The loop is closed.
             raise NoReadingError(str(error)) from error
 

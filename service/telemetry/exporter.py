@@ -19,6 +19,8 @@ from service.telemetry.tables import AnyTable, Table
 
 _log = structlog.get_logger("penstock.telemetry")
 
+# Longer than the loop is ever held up, shorter than Prometheus waits by default.
+_LOOP_TIMEOUT_S = 5.0
 # A call of ours lasts as long as a stream does.
 _CALL_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -46,7 +48,12 @@ class MetricsExporter:
     def start(self) -> None:
         """On the event loop, before the gRPC server is made. Raises OSError when the port cannot be had."""
         options = self._options
-        collection = Collection(self._tables, self._readings.take_histograms, asyncio.get_running_loop())
+        collection = Collection(
+            self._tables,
+            self._readings.take_histograms,
+            asyncio.get_running_loop(),
+            timeout_s=_LOOP_TIMEOUT_S,
+        )
         scrapes = ScrapeReader(collection)
         otlp = None
         if options.otlp_endpoint:

@@ -1,15 +1,12 @@
 """Histograms of streams: counted here, exported by OpenTelemetry's data model.
 
-The SDK's own Histogram.record takes about 7 us on a machine where a whole streamed message takes 25 us
-(benchmarks/observability.md). Here a gap between tokens costs a tenth of a microsecond: they are counted many
-at a time.
+The SDK's own Histogram.record takes about 6 us of CPU where a whole streamed message takes about 25; a gap
+between two tokens takes about 0.3 us here, most of them for its bucket.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from flowcontrol.reasons import Reason
 from service.observation import StreamLabels, StreamOutcome
@@ -31,9 +28,6 @@ GEN_AI_PER_TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0
 GEN_AI_DURATION_S = (
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
 )  # fmt: skip
-
-# Values in one go from which on NumPy is faster than a loop.
-_MANY = 64
 
 Attributes = Mapping[str, str]
 
@@ -64,20 +58,14 @@ class _Point:
     def __init__(self, attributes: Attributes, bounds: tuple[float, ...]) -> None:
         self.attributes = attributes
         self._bounds = bounds
-        self._array = np.array(bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
 
     def add(self, values: Sequence[float]) -> None:
-        if len(values) < _MANY:
-            for value in values:
-                self._counts[bisect_left(self._bounds, value)] += 1
-                self._total += value
-            return
-        array = np.asarray(values)
-        buckets = np.bincount(np.searchsorted(self._array, array, side="left"), minlength=len(self._counts))
-        self._counts = [old + new for old, new in zip(self._counts, buckets.tolist(), strict=True)]
-        self._total += float(array.sum())
+        bounds, counts = self._bounds, self._counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self._total += sum(values)
 
     def snapshot(self) -> PointSnapshot:
         return PointSnapshot(self.attributes, tuple(self._counts), self._total)

@@ -40,6 +40,7 @@ class OtlpReader(PeriodicExportingMetricReader):
         """endpoint: such as http://127.0.0.1:4317."""
         self._collection = collection
         self._stopping = threading.Event()
+        self._given_up = False
         self._interval_s = interval_s
         # Its own thread would collect without a snapshot; it has none when the interval is infinite.
         super().__init__(OTLPMetricExporter(endpoint=endpoint), export_interval_millis=math.inf)
@@ -54,6 +55,7 @@ class OtlpReader(PeriodicExportingMetricReader):
         self._stopping.set()
         if self._exporting.is_alive():
             self._exporting.join(min(timeout_millis / 1e3, _LAST_EXPORT_S))
+            self._given_up = self._exporting.is_alive()
         super().shutdown(timeout_millis, **options)
 
     def _receive_metrics(
@@ -65,7 +67,8 @@ class OtlpReader(PeriodicExportingMetricReader):
     def _keep_exporting(self) -> None:
         while not self._stopping.wait(self._interval_s):
             self._export()
-        self._export()
+        if not self._given_up:
+            self._export()
 
     def _export(self) -> None:
         try:

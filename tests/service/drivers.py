@@ -11,6 +11,7 @@ from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import State
 from penstock.v1 import generation_pb2 as pb
 from service.admission import Admission
+from service.observation import UNOBSERVED, StreamObserver
 from service.options import AdmissionOptions, StreamOptions
 from service.responses import ChunkMessage
 from service.start_message import read_start
@@ -66,6 +67,7 @@ class StreamDriver:
         *,
         options: Any = None,
         lease: Lease[ChunkMessage] | None = None,
+        observer: StreamObserver = UNOBSERVED,
         **start: Any,
     ) -> None:
         """flow: of the start message. options: fields of StreamOptions to change."""
@@ -81,7 +83,7 @@ class StreamDriver:
         checked = read_start(message)
         seat = admission.ask(checked, "", None)
         self.stream = Stream(
-            engine, place, seat, checked, replace(OPTIONS, **(options or {})), self.clock, lease
+            engine, place, seat, checked, replace(OPTIONS, **(options or {})), self.clock, lease, observer
         )
         self.deadline_s: float | None = None
         self.stream.watch(self._rearm)

@@ -15,7 +15,7 @@ from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.model_pb2_grpc import ModelServiceStub
 from penstock.v1.status_pb2 import GetStatusRequest, Status
 from penstock.v1.status_pb2_grpc import StatusServiceStub
-from service.options import AdmissionOptions, PoolOptions, ServerOptions
+from service.options import AdmissionOptions, PoolOptions, ServerOptions, TelemetryOptions
 from service.server import Server
 from tests.flowcontrol.admission.governors import governor_options
 from tests.service.drivers import ADMISSION, OPTIONS
@@ -88,6 +88,7 @@ async def serving(
     pool: PoolOptions | None = None,
     admission: AdmissionOptions = ADMISSION,
     governor: GovernorOptions = GOVERNOR,
+    telemetry: TelemetryOptions | None = None,
     **options: Any,
 ) -> AsyncIterator[LocalServer]:
     """Serve an engine, or several. stream, options: fields of StreamOptions and ServerOptions to change."""
@@ -98,6 +99,7 @@ async def serving(
         admission,
         governor,
         pool,
+        telemetry,
         version="test",
     )
     address = await server.listen()
