@@ -27,7 +27,7 @@ _HEAT = LinearSegmentedColormap.from_list("heat", [PANEL, "#5a2a0c", "#c4560f", 
 # A heat map whose few busy cells hide the others tells less.
 _HEAT_EXPONENT = 0.5
 _LEGEND_ENTRIES = 8
-_LEGEND_CHARACTERS = 8
+_LEGEND_CHARACTERS = 10
 _SMALL, _TINY = 7.0, 6.0
 _TABLE_ROW = 0.17
 _GAUGES = 5
@@ -217,10 +217,8 @@ def _heatmap(axes: Axes, panel: Panel, lines: Sequence[Line]) -> None:
     used = numpy.flatnonzero(counts.sum(axis=1) > 0)
     low, high = max(0, int(used[0]) - 1), min(len(ordered), int(used[-1]) + 2)
     shown = counts[low:high] ** _HEAT_EXPONENT
-    axes.pcolormesh(
-        _times(times_s), numpy.arange(high - low), shown, cmap=_HEAT, shading="nearest", vmin=0,
-        edgecolors=PANEL, linewidth=0.3,
-    )  # fmt: skip
+    heights = numpy.arange(high - low)
+    axes.pcolormesh(_times(times_s), heights, shown, cmap=_HEAT, shading="nearest", vmin=0)
     bounds = [line.name for line in ordered[low:high]]
     every = max(1, len(bounds) // 8)
     places = range(0, len(bounds), every)
@@ -269,7 +267,7 @@ def _table(axes: Axes, panel: Panel, lines: Sequence[Line]) -> None:
     ]
     cells = {(line.letter, *sorted(line.labels.items())): line.known() for line in lines}
     rows = sorted({tuple(sorted(line.labels.items())) for line in lines})
-    table = [[names[column] for column in (*dict(rows[0]), *columns.values())]]
+    table = [[names.get(column, column) for column in (*dict(rows[0]), *columns.values())]]
     for row in rows:
         found = [cells.get((letter, *row), []) for letter in columns]
         texts = [
