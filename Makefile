@@ -1,11 +1,13 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve load simulate test check protos protos-check lint lint-protos types contracts bench chaos fmt clean
+.PHONY: help setup demo serve load simulate test check protos protos-check lint lint-protos types contracts bench chaos soak \
+  prometheus fmt clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 PEERS := build/peers
+PROMETHEUS := build/prometheus
 # Two share the work of starting servers and workers; more of them were slower on two cores.
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
@@ -39,9 +41,17 @@ demo: setup ## Serve the embedded model, stream a story, show the numbers
 serve: setup ## Serve the embedded model on 127.0.0.1:50051
 	@$(BIN)/penstock serve
 
-test: setup ## Run the tests
+test: setup $(PROMETHEUS)/usr/bin/prometheus ## Run the tests
 	@$(PYTEST) tests/flowcontrol --cov --cov-report=term-missing:skip-covered
 	@$(PYTEST) --ignore=tests/flowcontrol
+
+# Where it cannot be had this says so, and the tests that need it are skipped.
+$(PROMETHEUS)/usr/bin/prometheus:
+	@deploy/prometheus/fetch.sh $(PROMETHEUS)
+
+prometheus: $(PROMETHEUS)/usr/bin/prometheus ## Watch the server on this machine: http://127.0.0.1:9090
+	@PATH="$$PATH:$(PROMETHEUS)/usr/bin"; exec prometheus --config.file=deploy/prometheus/prometheus.yml \
+	  --storage.tsdb.path=$(PROMETHEUS)/data --web.listen-address=127.0.0.1:9090
 
 check: lint types contracts protos-check test ## All that CI runs
 
@@ -83,6 +93,10 @@ bench-peers: setup $(PEERS)/mlx-lm/.built $(PEERS)/smg/.built ## Beside mlx_lm.s
 
 chaos: setup ## Kill, stop and stall at random for 5 minutes: nothing may be lost
 	@$(BIN)/python -m benchmarks.chaos --json build/benchmarks/chaos.json $(if $(SEED),--seed $(SEED))
+
+soak: setup ## A mixed load with disturbances for MINUTES (20): does anything leak?
+	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),20) \
+	  --json build/benchmarks/soak.json --plot build/benchmarks/soak.png
 
 # A peer that cannot be installed here is left out of the benchmark.
 $(PEERS)/%/.built: benchmarks/peers/%.txt | setup

@@ -72,6 +72,7 @@ def _both() -> Iterator[tuple[Side, Side, Status]]:
         for enabled in ("false", "true"):
             environ = {
                 "PENSTOCK_SERVER__PORT": "0",
+                "PENSTOCK_TELEMETRY__PROMETHEUS_PORT": "0",
                 "PENSTOCK_ADMISSION__ENABLED": enabled,
                 "PENSTOCK_STREAM_REGISTRY__MAX_ACTIVE_STREAMS": str(_MAX_STREAMS),
                 "PENSTOCK_LOGGING__LEVEL": "error",

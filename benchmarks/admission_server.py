@@ -19,13 +19,7 @@ from benchmarks.admission_load import LoopLag
 from config import Settings, load
 from penstock.v1 import generation_pb2 as pb
 from service.assembly import configure_logging, model_host
-from service.assembly_options import (
-    admission_options,
-    governor_options,
-    pool_options,
-    server_options,
-    stream_options,
-)
+from service.assembly_options import service_options
 from service.generation import Context, GenerationServicer
 from service.server import Server
 
@@ -83,17 +77,9 @@ class _TimedServicer(GenerationServicer):
 
 class _TimedServer(Server):
     def __init__(self, settings: Settings, noted: _Noted) -> None:
-        models, streams = model_host(settings), stream_options(settings)
-        super().__init__(
-            models,
-            server_options(settings),
-            streams,
-            admission_options(settings),
-            governor_options(settings),
-            pool_options(settings),
-            version="benchmark",
-        )
-        timed = _TimedServicer(models, self._registry, self.admission, streams, self._pool)
+        models, told = model_host(settings), service_options(settings)
+        super().__init__(models, told, version="benchmark")
+        timed = _TimedServicer(models, self._registry, self.admission, told.stream, self._pool)
         timed.noted = noted
         self._generation = timed
 

@@ -26,13 +26,7 @@ from engine.requests import GenerationRequest
 from engine.scripted import Script, ScriptedEngine, counting_script
 from penstock.v1 import generation_pb2 as pb
 from service.assembly import configure_logging
-from service.assembly_options import (
-    admission_options,
-    governor_options,
-    pool_options,
-    server_options,
-    stream_options,
-)
+from service.assembly_options import service_options
 from service.generation import Context, GenerationServicer
 from service.server import Server
 
@@ -44,7 +38,8 @@ class ScriptedOptions(msgspec.Struct, frozen=True):
     `bare` the same server with a handler that only writes chunks.
 
     flags: options of the server, as the command line would give them. text_bytes: length of each token's
-    text, 0 for a number. steps_per_turn, step_s: how fast the engine is, as in ScriptedEngine.
+    text, 0 for a number. steps_per_turn, step_s: how fast the engine is, as in ScriptedEngine. telemetry:
+    whether it is observed, as by default; not where something else is measured.
     """
 
     kind: Literal["full", "timed", "bare"] = "full"
@@ -54,6 +49,7 @@ class ScriptedOptions(msgspec.Struct, frozen=True):
     text_bytes: int = 0
     steps_per_turn: int = 1
     step_s: float = 0.0
+    telemetry: bool = False
 
     def encoded(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -96,19 +92,14 @@ class BenchmarkServer(Server):
             "stream_registry": {"max_active_streams": options.max_streams} | options.stream_flags,
             "admission": {"enabled": False},
             "logging": {"level": "error"},
+            "telemetry": {"enabled": options.telemetry, "prometheus_port": 0},
+            "slo": {"enabled": options.telemetry},
         }
         settings = load(None, None, {}, flags).settings
         configure_logging(settings.logging)
-        streams = stream_options(settings)
-        super().__init__(
-            ModelHost.of(engine),
-            server_options(settings),
-            streams,
-            admission_options(settings),
-            governor_options(settings),
-            pool_options(settings),
-            version="benchmark",
-        )
+        told = service_options(settings)
+        super().__init__(ModelHost.of(engine), told, version="benchmark")
+        streams = told.stream
         if options.kind == "bare":
             self._generation = BareServicer(self._models, self._registry, self.admission, streams, self._pool)
         elif options.kind == "timed":

@@ -56,6 +56,7 @@ def _both(model: str, cpu_blas: str) -> Iterator[tuple[Side, Side]]:
     options = _options(model, cpu_blas)
     environ = {
         "PENSTOCK_SERVER__PORT": "0",
+        "PENSTOCK_TELEMETRY__PROMETHEUS_PORT": "0",
         "PENSTOCK_ENGINE__MODEL": model,
         "PENSTOCK_ENGINE__CPU_BLAS": cpu_blas,
         "PENSTOCK_STREAM_REGISTRY__MAX_ACTIVE_STREAMS": str(max(_ROUNDS)),

@@ -50,6 +50,7 @@ def penstock(model: str, options: Mapping[str, str] = MappingProxyType({})) -> I
     """
     environ = {
         "PENSTOCK_SERVER__PORT": "0",
+        "PENSTOCK_TELEMETRY__PROMETHEUS_PORT": "0",
         "PENSTOCK_ENGINE__MODEL": model,
         "PENSTOCK_STREAM_REGISTRY__MAX_ACTIVE_STREAMS": "32",
         "PENSTOCK_STREAM_REGISTRY__BACKPRESSURE__ACK_TIMEOUT_MS": "600000",

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError
+from config.feature_rules import too_many_canaries
 from config.options import OPTIONS, show
-from config.schema import RULES, Settings
+from config.rules import RULES
+from config.schema import Settings
 from config.sources import (
     ENVIRONMENT_VARIABLE,
     PROFILE_VARIABLE,
@@ -112,6 +114,7 @@ def merge(layers: Iterable[Layer], problems: Iterable[str] = ()) -> tuple[dict[s
         refused |= layer.refused
     found += [f"config/runtime.yaml: {key}: missing" for key in OPTIONS if key not in values.keys() | refused]
     found += _broken_rules(values, origin, refused)
+    found += too_many_canaries(values, origin, refused)
     if found:
         raise ConfigError(found)
     return {key: values[key] for key in OPTIONS}, {key: origin[key] for key in OPTIONS}
@@ -122,7 +125,7 @@ def _broken_rules(values: Mapping[str, Any], origin: Mapping[str, str], refused:
     usable = values.keys() - refused
     return [
         "impossible combination: "
-        + ", ".join(f"{key} = {values[key]} ({origin[key]})" for key in rule.keys)
+        + ", ".join(f"{key} = {OPTIONS[key].shown(values[key])} ({origin[key]})" for key in rule.keys)
         + f"; rule: {rule}"
         for rule in RULES
         if usable.issuperset(rule.keys) and not rule.holds(values)

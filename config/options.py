@@ -9,15 +9,17 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
 
+from config.masking import MASK, Secrecy, masked, secrecy_of
 from config.schema import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its dotted key, what is allowed in words, and the check of a value."""
+    """One option: its dotted key, what is allowed in words, what is secret in it, the check of a value."""
 
     key: str
     allowed: str
+    secrecy: Secrecy | None
     adapter: TypeAdapter[Any]
 
     def check(self, value: object) -> Any:
@@ -27,6 +29,16 @@ class Option:
     def parse(self, text: str) -> Any:
         """Return the value that a text stands for; raise pydantic's ValidationError when there is none."""
         return self.adapter.validate_strings(text)
+
+    def shown(self, value: Any) -> Any:
+        """Return an allowed value as anyone may see it: masked if it is a secret."""
+        return value if self.secrecy is None else masked(self.secrecy, value)
+
+    def refused(self, value: object) -> str:
+        """Return a value that is not allowed as one line of an error message; a secret is masked."""
+        if self.secrecy is None or value is None or value == "" or isinstance(value, Mapping | list | set):
+            return show(value)
+        return MASK if isinstance(value, str) else f"{MASK} ({type(value).__name__})"
 
 
 def _allowed(field: FieldInfo, adapter: TypeAdapter[Any]) -> str:
@@ -53,7 +65,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Option]:
         else:
             form: Any = Annotated[kind, field]
             adapter: TypeAdapter[Any] = TypeAdapter(form, config=ConfigDict(strict=True))
-            yield Option(prefix + name, _allowed(field, adapter), adapter)
+            yield Option(prefix + name, _allowed(field, adapter), secrecy_of(field.metadata), adapter)
 
 
 def _sections() -> dict[str, list[str]]:
@@ -72,6 +84,9 @@ OPTIONS: Mapping[str, Option] = {option.key: option for option in _walk(Settings
 
 SECTIONS: Mapping[str, list[str]] = _sections()
 """The names directly inside each section, by the section's dotted key; the root is ``""``."""
+
+SECRET_NAMES = frozenset(key.rpartition(".")[2] for key, option in OPTIONS.items() if option.secrecy)
+"""The last parts of the keys of secrets."""
 
 _KEY_OF_NAME = {key.rpartition(".")[2]: key for key in [*SECTIONS, *OPTIONS] if key}
 

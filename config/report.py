@@ -1,4 +1,4 @@
-"""The options in force, for ``penstock config show``."""
+"""The options in force, for ``penstock config show``; secrets are masked."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ class Change:
 
 def rows(loaded: Loaded) -> list[tuple[str, Any, str]]:
     """Return ``(key, value, origin)`` for every option, in the order of the schema."""
-    return [(key, _value(loaded, key), loaded.origin[key]) for key in OPTIONS]
+    return [(key, option.shown(_value(loaded, key)), loaded.origin[key]) for key, option in OPTIONS.items()]
 
 
 def changes(loaded: Loaded) -> list[Change]:
@@ -29,7 +29,9 @@ def changes(loaded: Loaded) -> list[Change]:
     """
     usual = defaults()
     return [
-        Change(key, value, usual[key], origin) for key, value, origin in rows(loaded) if value != usual[key]
+        Change(key, value, OPTIONS[key].shown(usual[key]), origin)
+        for key, value, origin in rows(loaded)
+        if _value(loaded, key) != usual[key]
     ]
 
 

@@ -1,16 +1,17 @@
 """The options: names, types and ranges.
 
 There is no default here: ``runtime.yaml`` holds a value and a meaning for every option. A description says
-what is allowed where the type and the range alone do not.
+what is allowed where the type and the range alone do not. ``Address`` and ``SecretText`` are masked wherever
+they are shown.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.masking import Secrecy, check_address, masked, secrecy_of
 
 MESSAGE_BYTES_MIN = 1024
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
@@ -21,10 +22,17 @@ STREAMS_MAX = 10_000
 RATE_MAX = 1_000_000_000.0
 
 ServiceClassName = Literal["system", "interactive", "default", "bulk"]
+Address = Annotated[str, Secrecy.ADDRESS, AfterValidator(check_address)]
+SecretText = Annotated[str, Secrecy.TEXT]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            secrecy = secrecy_of(type(self).model_fields[name].metadata) if name else None
+            yield name, value if secrecy is None else masked(secrecy, value)
 
 
 class ServerSettings(_Section):
@@ -232,7 +240,7 @@ class TelemetrySettings(_Section):
     enabled: bool
     prometheus_host: str = Field(pattern=r"^\S+$", description="a host name or an IP address")
     prometheus_port: int = Field(ge=0, le=65535)
-    otlp_endpoint: str = Field(
+    otlp_endpoint: Address = Field(
         pattern=r"^$|^https?://\S+$", description="the http:// or https:// address of a collector, or empty"
     )
     otlp_interval_ms: int = Field(ge=100, le=HOUR_MS)
@@ -268,10 +276,12 @@ class RemediationSettings(_Section):
 class AlertsSettings(_Section):
     """Who is told of lasting breaches and of actions."""
 
-    webhook_url: str = Field(
+    webhook_url: Address = Field(
         pattern=r"^$|^https?://\S+$", description="an http:// or https:// address, or empty"
     )
-    webhook_secret: str = Field(pattern=r"^$|\S", description="a text without meaning to others, or empty")
+    webhook_secret: SecretText = Field(
+        pattern=r"^$|\S", description="a text without meaning to others, or empty"
+    )
     timeout_ms: int = Field(ge=10, le=600_000)
     max_attempts: int = Field(ge=1, le=100)
     queue_size: int = Field(ge=1, le=1_000_000)
@@ -298,7 +308,7 @@ class FeaturesSettings(_Section):
 
 
 class Settings(BaseSettings):
-    """Every option, frozen. Made by ``config.load`` only, which also checks ``RULES``."""
+    """Every option, frozen. Made by ``config.load`` only, which also checks ``config.rules``."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, strict=True, case_sensitive=True)
 
@@ -325,76 +335,3 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take values from the loader alone: no hidden reading of the process's environment."""
         return (init_settings,)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """An order that two numbers must keep: ``left relation right``."""
-
-    left: str
-    relation: Literal[">", ">="]
-    right: str
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return self.left, self.right
-
-    def holds(self, values: Mapping[str, float]) -> bool:
-        """Return whether the two values keep the order."""
-        left, right = values[self.left], values[self.right]
-        return left > right or (self.relation == ">=" and left == right)
-
-    def __str__(self) -> str:
-        return f"{self.left} {self.relation} {self.right}"
-
-
-@dataclass(frozen=True, slots=True)
-class SumRule:
-    """Shares of one thing: ``name``, as the rule is called in words, adds up to 1 at most."""
-
-    name: str
-    keys: tuple[str, ...]
-
-    def holds(self, values: Mapping[str, float]) -> bool:
-        """Return whether the sum is at most 1. It is rounded once, so 0.7 + 0.2 + 0.1 is 1."""
-        return math.fsum(values[key] for key in self.keys) <= 1
-
-    def __str__(self) -> str:
-        return f"the sum of {self.name} is at most 1"
-
-
-RULES: tuple[Rule | SumRule, ...] = (
-    Rule("server.max_receive_message_bytes", ">", "server.request_chunk_bytes"),
-    Rule("server.max_send_message_bytes", ">", "server.response_chunk_bytes"),
-    Rule(
-        "stream_registry.backpressure.max_tokens_per_chunk",
-        ">=",
-        "stream_registry.backpressure.min_tokens_per_chunk",
-    ),
-    Rule(
-        "stream_registry.backpressure.max_backlog_tokens",
-        ">=",
-        "stream_registry.backpressure.max_tokens_per_chunk",
-    ),
-    Rule(
-        "stream_registry.adaptive_limits.max_streams",
-        ">=",
-        "stream_registry.adaptive_limits.min_streams",
-    ),
-    Rule(
-        "stream_registry.adaptive_limits.scale_up_threshold",
-        ">",
-        "stream_registry.adaptive_limits.scale_down_threshold",
-    ),
-    SumRule(
-        "admission.classes.*.reserved_share",
-        tuple(f"admission.classes.{name}.reserved_share" for name in ClassesSettings.model_fields),
-    ),
-    Rule("engine.max_batch_rows", ">=", "engine.prefill_batch_rows"),
-    Rule("engine.max_batch_rows", ">=", "engine.min_batch_rows"),
-    Rule("engine.stuck_after_ms", ">", "engine.heartbeat_interval_ms"),
-    Rule("engine.kill_after_ms", ">", "engine.stuck_after_ms"),
-    Rule("engine.restart_backoff_max_ms", ">=", "engine.restart_backoff_initial_ms"),
-    Rule("slo.fast_window_ms", ">=", "slo.evaluation_interval_ms"),
-    Rule("slo.slow_window_ms", ">=", "slo.fast_window_ms"),
-)

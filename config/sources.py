@@ -18,7 +18,8 @@ import yaml
 from pydantic import ValidationError
 
 from config.errors import ConfigError
-from config.options import OPTIONS, SECTIONS, nearest, quoted, show
+from config.masking import MASK
+from config.options import OPTIONS, SECRET_NAMES, SECTIONS, nearest, quoted, show
 
 PREFIX = "PENSTOCK_"
 ENVIRONMENT_VARIABLE = "PENSTOCK_ENV"
@@ -40,6 +41,7 @@ SHORT_VARIABLES = {
 VARIABLES = {PREFIX + key.upper().replace(".", "__"): key for key in OPTIONS}
 """The key of every environment variable with our prefix that sets an option."""
 
+_NAMED_BY_YAML = re.compile(r"\b(alias|anchor|tag|handle) ['\"].*")
 
 _LAST_PARTS = Counter(key.rpartition(".")[2] for key in OPTIONS)
 
@@ -60,7 +62,8 @@ class Layer:
             self.origin[key] = origin
         except ValidationError:
             self.refused.add(key)
-            self.problems.append(f"{where}: {key}: got {show(value)}; allowed: {OPTIONS[key].allowed}")
+            option = OPTIONS[key]
+            self.problems.append(f"{where}: {key}: got {option.refused(value)}; allowed: {option.allowed}")
 
 
 def file_layer(path: Path | Traversable, name: str) -> Layer:
@@ -187,7 +190,7 @@ def read_mapping(path: Path | Traversable, name: str, allowed: str) -> Mapping[A
         content = yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError([f"{name}: line {line}: not valid YAML: {error.problem}"]) from error
+        raise ConfigError([f"{name}: line {line}: not valid YAML: {_problem(error, text)}"]) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError([f"{name}: line {line}: not valid YAML: {error.reason}"]) from error
@@ -196,3 +199,11 @@ def read_mapping(path: Path | Traversable, name: str, allowed: str) -> Mapping[A
     if not isinstance(content, Mapping):
         raise ConfigError([f"{name}: got {show(content)}; allowed: {allowed}"])
     return content
+
+
+def _problem(error: yaml.MarkedYAMLError, text: str) -> str:
+    """What is wrong. PyYAML names what it takes for a tag or an alias: it may be an unquoted secret."""
+    problem = error.problem or ""
+    if any(name in text for name in SECRET_NAMES):
+        return _NAMED_BY_YAML.sub(rf"\1 {MASK}", problem)
+    return problem

@@ -71,5 +71,5 @@ def _read_limits(limits: object, where: str) -> tuple[dict[str, Any], list[str]]
         try:
             values[key] = option.check(value)
         except ValidationError:
-            problems.append(f"{where}.{key}: got {show(value)}; allowed: {option.allowed}")
+            problems.append(f"{where}.{key}: got {option.refused(value)}; allowed: {option.allowed}")
     return values, problems

@@ -12,8 +12,11 @@ _TOKENS = 64
 def block_keys(request: GenerationRequest) -> tuple[int, ...]:
     """One key for each leading block of the input: whole blocks only, each key standing for all up to it.
 
-    Inputs of different salts have no key in common. A prompt that comes in pieces has none.
+    Inputs of different salts have no key in common. A prompt that comes in pieces has none, nor has one that
+    neither takes from a prefix cache nor leaves anything there.
     """
+    if not request.prefix_cache:
+        return ()
     keys: list[int] = []
     last = hash((type(request.input).__name__, request.cache_salt))
     for block in _blocks(request):

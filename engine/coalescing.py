@@ -23,8 +23,9 @@ class CoalescingEngine:
     """Implements Engine over another one. Equal requests whose output is determined are computed once.
 
     Requests are equal in all that decides the output: input, sampling, stopping, logprobs, resume_ids and
-    cache_salt. At temperature 0 the seed decides nothing; otherwise it must be equal too, so sampled requests
-    whose seed was drawn for them never share. Prompts that come in pieces never share either.
+    cache_salt; and in prefix_cache and speculate, so that the arms of a canary do not share. At
+    temperature 0 the seed decides nothing; otherwise it must be equal too, so sampled requests whose seed was
+    drawn for them never share. Prompts that come in pieces never share either.
 
     A subscriber that joins gets what was generated before, of the Prefills the latest. Each one pauses,
     resumes and cancels by itself: the row is paused while all are, and cancelled with the last one. All

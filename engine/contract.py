@@ -142,19 +142,25 @@ class EngineTuning:
 
     prefill_step_tokens: most prompt tokens computed between two decode steps, at least 1.
     max_prefix_cache_bytes: KV cache that each worker keeps of ended streams; 0 for none.
+    max_parked_kv_bytes: KV cache that the paused rows of each worker may keep, together; 0 for none.
     """
 
     prefill_step_tokens: int | None
     max_prefix_cache_bytes: int | None
+    max_parked_kv_bytes: int | None
 
     def __post_init__(self) -> None:
-        for name, least in (("prefill_step_tokens", 1), ("max_prefix_cache_bytes", 0)):
+        for name, least in (
+            ("prefill_step_tokens", 1),
+            ("max_prefix_cache_bytes", 0),
+            ("max_parked_kv_bytes", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, or None for as configured; got {value}")
 
 
-AS_CONFIGURED = EngineTuning(None, None)
+AS_CONFIGURED = EngineTuning(None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +246,7 @@ class Engine(Protocol):
     def tune(self, tuning: EngineTuning) -> None:
         """Run with these values from the next step on, in place of those of the last call.
 
-        They hold for workers that start later, too. Prefixes beyond a lower budget are given up at once.
+        They hold for workers that start later, too. Caches beyond a lower budget are given up at once.
         """
 
     def restart_worker(self, index: int, why: str) -> None:

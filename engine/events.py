@@ -87,4 +87,15 @@ class Interrupted(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False)
     stream: int
 
 
-Event = Prefill | Token | Finished | Failed | Interrupted
+class Assigned(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """A worker process has the stream from now on; another one after an Interrupted. For traces.
+
+    Engines without worker processes do not tell it.
+    """
+
+    stream: int
+    worker: int
+    pid: int
+
+
+Event = Prefill | Token | Finished | Failed | Interrupted | Assigned

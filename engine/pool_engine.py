@@ -20,7 +20,7 @@ from engine.contract import (
     WorkerSnapshot,
     WorkerState,
 )
-from engine.events import Failed, Finished, Interrupted, Prefill, Token
+from engine.events import Assigned, Failed, Finished, Interrupted, Prefill, Token
 from engine.options import PoolOptions, SupervisorOptions, WorkerOptions
 from engine.pool_calls import PoolCalls
 from engine.pool_state import no_such_worker, not_loaded, refusal, state_of, together
@@ -298,10 +298,10 @@ class PoolEngine:
     def _tune_command(self) -> Tune:
         """What a worker is told: the values in force, since it knows only those."""
         options, tuning = self._options, self._tuning
-        step_tokens, cache_bytes = tuning.prefill_step_tokens, tuning.max_prefix_cache_bytes
         return Tune(
-            options.prefill_step_tokens if step_tokens is None else step_tokens,
-            options.max_prefix_cache_bytes if cache_bytes is None else cache_bytes,
+            _first(tuning.prefill_step_tokens, options.prefill_step_tokens),
+            _first(tuning.max_prefix_cache_bytes, options.max_prefix_cache_bytes),
+            _first(tuning.max_parked_kv_bytes, options.max_parked_kv_bytes),
         )
 
     def _least_loaded(self) -> PoolWorker | None:
@@ -344,11 +344,19 @@ class PoolEngine:
             if record.lost:
                 record.lost = False
                 self._failovers += 1
+            worker = self._workers[record.worker]
             for command in record.commands():
-                self._workers[record.worker].send(command)
+                worker.send(command)
+            # Later: no event comes before submit has returned.
+            assigned = Assigned(record.number, worker.index, worker.pid)
+            asyncio.get_running_loop().call_soon(self._tell_assigned, record, assigned)
         if self._board.waiting and not self._will_tell_positions:
             self._will_tell_positions = True
             asyncio.get_running_loop().call_soon(self._tell_positions)
+
+    def _tell_assigned(self, record: StreamRecord, assigned: Assigned) -> None:
+        if self._board.find_on(assigned.stream, assigned.worker) is record:
+            record.sink(assigned)
 
     def _tell_positions(self) -> None:
         """Tell those that wait of their new places. Later: no event comes before submit has returned."""
@@ -360,3 +368,7 @@ class PoolEngine:
 
     async def _end_workers(self) -> None:
         await asyncio.gather(*(worker.end() for worker in self._workers))
+
+
+def _first(tuned: int | None, configured: int) -> int:
+    return configured if tuned is None else tuned

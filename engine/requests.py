@@ -85,6 +85,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     logprobs: None for none, else how many alternatives besides the chosen token's own. resume_ids:
     output tokens that the caller holds already, from a stream that was lost; the events begin with
     the token after them. cache_salt: streams share cached prefixes only with streams of the same salt.
+    prefix_cache: whether it may begin from a cached prefix and leave its own. speculate: whether its first
+    token may be sent before it is computed.
     """
 
     input: ModelInput
@@ -93,3 +95,5 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     logprobs: int | None
     resume_ids: tuple[int, ...]
     cache_salt: str
+    prefix_cache: bool
+    speculate: bool

@@ -54,7 +54,8 @@ class ScriptedEngine:
 
     step() gives one token to every running row. start() begins a task that makes steps_per_turn
     steps every step_s seconds (0: in each turn of the loop); with step_s None only the owner calls
-    step(). A request that came in pieces reaches the script with its text in one.
+    step(). A request that came in pieces reaches the script with its text in one. There is neither a prefix
+    cache nor a guess, so prefix_cache and speculate change nothing; the script sees them.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from typing import assert_never
 import msgspec
 
 from engine.contract import EventSink
-from engine.events import Event, Failed, Finished, Interrupted, Prefill, Token
+from engine.events import Assigned, Event, Failed, Finished, Interrupted, Prefill, Token
 
 
 class Subscriber:
@@ -16,7 +16,7 @@ class Subscriber:
     or has had all.
     """
 
-    __slots__ = ("gone", "number", "paused", "position", "prefill", "row", "sink")
+    __slots__ = ("assigned", "gone", "number", "paused", "position", "prefill", "row", "sink")
 
     def __init__(self, number: int, row: "SharedRow", sink: EventSink) -> None:
         self.number = number
@@ -27,6 +27,7 @@ class Subscriber:
         self.position = 0
         self.prefill: Prefill | None = None
         """The latest that it was told of."""
+        self.assigned: Assigned | None = None
 
     @property
     def at_the_end(self) -> bool:
@@ -54,6 +55,7 @@ class SharedRow:
         self.paused = False
         """Whether the engine was told so."""
         self._prefill: Prefill | None = None
+        self._assigned: Assigned | None = None
         self._on_end = on_end
         self._on_gone = on_gone
 
@@ -67,7 +69,12 @@ class SharedRow:
         match event:
             case Prefill():
                 self._take_prefill(event)
+            case Assigned():
+                self._assigned = event
+                for subscriber in tuple(self.subscribers):
+                    self._give_assigned(subscriber)
             case Interrupted():
+                self._assigned = None
                 for subscriber in tuple(self.subscribers):
                     if not subscriber.gone:
                         subscriber.sink(Interrupted(subscriber.number))
@@ -84,6 +91,7 @@ class SharedRow:
     def give(self, subscriber: Subscriber) -> None:
         """Give it what it has not had, until it pauses or goes. The end alone is also for one that pauses."""
         if subscriber.position == 0:
+            self._give_assigned(subscriber)
             self._give_prefill(subscriber)
         while not (subscriber.gone or subscriber.at_the_end):
             event = self.events[subscriber.position]
@@ -93,6 +101,14 @@ class SharedRow:
                 return
             subscriber.position += 1
             subscriber.sink(_renumbered(event, subscriber.number))
+
+    def _give_assigned(self, subscriber: Subscriber) -> None:
+        """The worker that has the row, if the subscriber has not been told of it."""
+        latest = self._assigned
+        if latest is None or subscriber.assigned is latest or subscriber.gone:
+            return
+        subscriber.assigned = latest
+        subscriber.sink(_renumbered(latest, subscriber.number))
 
     def _take_prefill(self, event: Prefill) -> None:
         if not self.events:
@@ -113,7 +129,7 @@ class SharedRow:
         subscriber.sink(_renumbered(latest, subscriber.number))
 
 
-def _renumbered(event: Prefill | Token | Finished | Failed, number: int) -> Event:
+def _renumbered(event: Prefill | Token | Finished | Failed | Assigned, number: int) -> Event:
     """The same for another stream number."""
     if isinstance(event, Token):  # By far the commonest.
         return Token(number, event.token_id, event.text, event.logprobs)

@@ -68,10 +68,11 @@ class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):
 
 
 class Tune(msgspec.Struct, frozen=True, tag="tune"):
-    """In force from the next step on, in place of what Configure said; both as in WorkerOptions."""
+    """In force from the next step on, in place of what Configure said; all as in WorkerOptions."""
 
     prefill_step_tokens: int
     max_prefix_cache_bytes: int
+    max_parked_kv_bytes: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

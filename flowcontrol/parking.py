@@ -53,10 +53,14 @@ class ParkingLot(Generic[Key]):
             return [key]
         self._parked[key] = (nbytes, now_s)
         self._bytes += nbytes
-        evicted: list[Key] = []
-        while self._bytes > self._max_bytes:
-            evicted.append(self._evict_oldest())
-        return evicted
+        return self._evict_beyond()
+
+    def resize(self, max_bytes: int) -> list[Key]:
+        """Another budget from now on. Returns who must give up its bytes for it, the longest parked first."""
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
+        self._max_bytes = max_bytes
+        return self._evict_beyond()
 
     def leave(self, key: Key) -> None:
         """The key goes on or has ended; nothing if it is not parked."""
@@ -79,6 +83,12 @@ class ParkingLot(Generic[Key]):
 
     def snapshot(self) -> ParkingSnapshot:
         return ParkingSnapshot(parked=len(self._parked), bytes=self._bytes, evictions=self._evictions)
+
+    def _evict_beyond(self) -> list[Key]:
+        evicted: list[Key] = []
+        while self._bytes > self._max_bytes:
+            evicted.append(self._evict_oldest())
+        return evicted
 
     def _evict_oldest(self) -> Key:
         key = next(iter(self._parked))

@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """There is no memory for the KV cache of this stream."""
     NOT_ALLOWED = "NOT_ALLOWED"
     """The caller may not do this."""
+    CANARY_RUNNING = "CANARY_RUNNING"
+    """Another feature is in its canary, and arms could not be told apart."""
     DRAINING = "DRAINING"
     """The server is shutting down."""
     MODEL_LOADING = "MODEL_LOADING"

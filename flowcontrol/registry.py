@@ -7,6 +7,22 @@ from flowcontrol.stream_state import Input, State, next_state
 
 
 @dataclass(frozen=True, slots=True)
+class BackpressureSnapshot:
+    """What readers that fell behind have led to, all streams together.
+
+    stalls: times that tokens waited without credit. stalled_s: how long, for those that are over. parks,
+    resumes: rows that left the batch for it, and came back. coalesced_tokens: those that shared a chunk with
+    an earlier one.
+    """
+
+    stalls: int
+    stalled_s: float
+    parks: int
+    resumes: int
+    coalesced_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class RegistrySnapshot:
     """Numbers of streams. active_by_state counts streams that have not ended, ended_by_state the others.
 
@@ -16,6 +32,7 @@ class RegistrySnapshot:
     active_by_state: dict[State, int]
     ended_by_state: dict[State, int]
     slow_consumers: int
+    backpressure: BackpressureSnapshot
 
     @property
     def active(self) -> int:
@@ -50,6 +67,22 @@ class Place:
             self._slow = True
             self._registry._slow_consumers += 1
 
+    def stall_ended(self, stalled_s: float) -> None:
+        """A stall is over, because credit came or because the stream ended. stalled_s: how long it was."""
+        self._registry._stalled_s += stalled_s
+
+    def parked(self) -> None:
+        """Its row has left the batch."""
+        self._registry._parks += 1
+
+    def resumed(self) -> None:
+        """Its row goes back into the batch."""
+        self._registry._resumes += 1
+
+    def coalesced(self, tokens: int) -> None:
+        """So many tokens shared a chunk with an earlier one."""
+        self._registry._coalesced_tokens += tokens
+
 
 class StreamRegistry:
     """Counts streams by state. How many there may be is the governor's to say."""
@@ -58,6 +91,11 @@ class StreamRegistry:
         self._active: Counter[State] = Counter()
         self._ended: Counter[State] = Counter()
         self._slow_consumers = 0
+        self._stalls = 0
+        self._stalled_s = 0.0
+        self._parks = 0
+        self._resumes = 0
+        self._coalesced_tokens = 0
 
     @property
     def active(self) -> int:
@@ -71,10 +109,19 @@ class StreamRegistry:
     def _moved(self, before: State, after: State) -> None:
         self._active[before] -= 1
         (self._ended if after.ended else self._active)[after] += 1
+        if after is State.STALLED:
+            self._stalls += 1
 
     def snapshot(self) -> RegistrySnapshot:
         return RegistrySnapshot(
             active_by_state={state: self._active[state] for state in State if not state.ended},
             ended_by_state={state: self._ended[state] for state in State if state.ended},
             slow_consumers=self._slow_consumers,
+            backpressure=BackpressureSnapshot(
+                stalls=self._stalls,
+                stalled_s=self._stalled_s,
+                parks=self._parks,
+                resumes=self._resumes,
+                coalesced_tokens=self._coalesced_tokens,
+            ),
         )

@@ -13,6 +13,7 @@ from penstock.errors import CancelledStreamError, PenstockError, from_rpc_error
 from penstock.prompt_parts import LongPrompt
 from penstock.receiver import Receiver, StreamResults
 from penstock.retry import Attempts, Retry
+from penstock.tracing import ClientSpan
 from penstock.v1.generation_pb2 import Ack, Cancel, Chunk, GenerateRequest, GenerateResponse
 
 
@@ -38,12 +39,14 @@ class Stream(StreamResults):
         link: AioLink,
         receiver: Receiver,
         attempts: Attempts,
+        span: ClientSpan,
         long_prompt: LongPrompt | None = None,
         on_retry: Callable[[Retry], None] | None = None,
     ) -> None:
         super().__init__(receiver)
         self._link = link
         self._attempts = attempts
+        self._span = span
         self._long_prompt = long_prompt
         self._on_retry = on_retry
         self._call: Duplex | None = None
@@ -66,20 +69,21 @@ class Stream(StreamResults):
         if self._begun:
             raise RuntimeError("a stream can be read once")
         self._begun = True
-        try:
-            call = await self._open()
-            while True:
-                call, messages = await self._next(call)
-                if not messages:
-                    return
-                for message in messages:
-                    yield message
-                    ack = self._receiver.take()
-                    if ack is not None:
-                        with translated(self._request_id):
-                            await call.write(GenerateRequest(ack=Ack(seq=ack)))
-        finally:
-            await self._end_call()
+        with self._span:
+            try:
+                call = await self._open()
+                while True:
+                    call, messages = await self._next(call)
+                    if not messages:
+                        return
+                    for message in messages:
+                        yield message
+                        ack = self._receiver.take()
+                        if ack is not None:
+                            with translated(self._request_id):
+                                await call.write(GenerateRequest(ack=Ack(seq=ack)))
+            finally:
+                await self._end_call()
 
     async def cancel(self, reason: str = "") -> None:
         """Asks the server to end the stream; go on reading until `finished`, whose reason is CANCELLED.
@@ -161,6 +165,7 @@ class Stream(StreamResults):
     async def _reopen(self, retry: Retry) -> Duplex:
         """The call that continues the stream. Raises PenstockError when it was given up meanwhile."""
         await self._end_call()
+        self._span.retrying(retry)
         if self._on_retry is not None:
             self._on_retry(retry)
         await self._pause(retry)

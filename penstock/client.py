@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self, Unpack
@@ -18,6 +18,7 @@ from penstock.receiver import Receiver
 from penstock.request import GenerateOptions, Prompt, build_count, build_start, retries_of
 from penstock.retry import READY_POLL_S, Attempts, Retry
 from penstock.tenant import Metadata, Pairs, tenant_metadata, with_tenant
+from penstock.tracing import ClientSpan, with_trace
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.input_pb2 import ChatMessage
 from penstock.v1.model_pb2 import (
@@ -97,8 +98,9 @@ class Client:
             random=self._random,
         )
         long_prompt = take_long_prompt(start, self._part_bytes)
-        link = _Link(self._channel, self._tenant, options.get("metadata"), self._sleep)
-        return Stream(link, receiver, attempts, long_prompt, options.get("on_retry"))
+        span = ClientSpan(start, receiver)
+        link = _Link(self._channel, self._tenant, options.get("metadata"), span, self._sleep)
+        return Stream(link, receiver, attempts, span, long_prompt, options.get("on_retry"))
 
     async def complete(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> str:
         """The whole text of generate()."""
@@ -118,7 +120,7 @@ class Client:
         request = build_count(prompt, model)
         with translated():
             response = await GenerationServiceStub(self._channel()).CountTokens(
-                request, timeout=timeout_s, metadata=self._tenant
+                request, timeout=timeout_s, metadata=with_trace(self._tenant)
             )
             return response.prompt_tokens
 
@@ -126,7 +128,7 @@ class Client:
         """The server's models."""
         with translated():
             response = await ModelServiceStub(self._channel()).ListModels(
-                ListModelsRequest(), timeout=timeout_s, metadata=self._tenant
+                ListModelsRequest(), timeout=timeout_s, metadata=with_trace(self._tenant)
             )
             return list(response.models)
 
@@ -139,7 +141,7 @@ class Client:
         when this is not read to the end.
         """
         request = LoadModelRequest(source=source, aliases=aliases)
-        call = ModelServiceStub(self._channel()).LoadModel(request, metadata=self._tenant)
+        call = ModelServiceStub(self._channel()).LoadModel(request, metadata=with_trace(self._tenant))
         try:
             while True:
                 with translated():
@@ -157,7 +159,7 @@ class Client:
         """
         with translated():
             response = await ModelServiceStub(self._channel()).UnloadModel(
-                UnloadModelRequest(name=name, now=now), timeout=timeout_s, metadata=self._tenant
+                UnloadModelRequest(name=name, now=now), timeout=timeout_s, metadata=with_trace(self._tenant)
             )
             return response.streams
 
@@ -166,17 +168,17 @@ class Client:
         request = GetStatusRequest(include_streams=include_streams)
         with translated():
             response = await StatusServiceStub(self._channel()).GetStatus(
-                request, timeout=timeout_s, metadata=self._tenant
+                request, timeout=timeout_s, metadata=with_trace(self._tenant)
             )
             return response.status
 
     async def watch_status(
         self, *, interval_ms: int | None = None, include_streams: bool = False
-    ) -> AsyncIterator[Status]:
+    ) -> AsyncGenerator[Status, None]:
         """The status at once and then every interval_ms, 100 to 60000 (None: the server's default)."""
         call = StatusServiceStub(self._channel()).WatchStatus(
             WatchStatusRequest(interval_ms=interval_ms or 0, include_streams=include_streams),
-            metadata=self._tenant,
+            metadata=with_trace(self._tenant),
         )
         try:
             while True:
@@ -206,15 +208,18 @@ class _Link:
         channel: Callable[[], grpc.aio.Channel],
         tenant: Pairs,
         metadata: Metadata | None,
+        span: ClientSpan,
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
         self._channel = channel
         self._tenant = tenant
         self._metadata = with_tenant(tenant, metadata)
+        self._span = span
         self._sleep = sleep
 
     def open(self, timeout_s: float | None) -> AioCall:
-        return GenerationServiceStub(self._channel()).Generate(timeout=timeout_s, metadata=self._metadata)
+        metadata = self._span.metadata(self._metadata)
+        return GenerationServiceStub(self._channel()).Generate(timeout=timeout_s, metadata=metadata)
 
     async def pause(self, retry: Retry) -> None:
         await self._sleep(retry.wait_s)
@@ -227,6 +232,9 @@ class _Link:
         """Waits for a connection. AioRpcError when a server answers that it cannot say."""
         stub = ModelServiceStub(self._channel())
         response = await stub.ListModels(
-            ListModelsRequest(), wait_for_ready=True, timeout=timeout_s, metadata=self._tenant
+            ListModelsRequest(),
+            wait_for_ready=True,
+            timeout=timeout_s,
+            metadata=self._span.metadata(self._tenant),
         )
         return any(model.state == ModelState.MODEL_STATE_READY for model in response.models)

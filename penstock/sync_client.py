@@ -17,6 +17,7 @@ from penstock.request import GenerateOptions, Prompt, build_count, build_start, 
 from penstock.retry import READY_POLL_S, Attempts, Retry
 from penstock.sync_stream import SyncCall, SyncStream, translated
 from penstock.tenant import Metadata, Pairs, tenant_metadata, with_tenant
+from penstock.tracing import ClientSpan, with_trace
 from penstock.v1.generation_pb2 import GenerateRequest
 from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.input_pb2 import ChatMessage
@@ -98,8 +99,9 @@ class SyncClient:
             random=self._random,
         )
         long_prompt = take_long_prompt(start, self._part_bytes)
-        link = _Link(self._channel, self._tenant, options.get("metadata"), self._sleep)
-        return SyncStream(link, receiver, attempts, long_prompt, options.get("on_retry"))
+        span = ClientSpan(start, receiver)
+        link = _Link(self._channel, self._tenant, options.get("metadata"), span, self._sleep)
+        return SyncStream(link, receiver, attempts, span, long_prompt, options.get("on_retry"))
 
     def complete(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> str:
         """The whole text of generate()."""
@@ -119,7 +121,7 @@ class SyncClient:
         request = build_count(prompt, model)
         with translated():
             response = GenerationServiceStub(self._channel()).CountTokens(
-                request, timeout=timeout_s, metadata=self._tenant
+                request, timeout=timeout_s, metadata=with_trace(self._tenant)
             )
             return response.prompt_tokens
 
@@ -127,7 +129,7 @@ class SyncClient:
         """The server's models."""
         with translated():
             response = ModelServiceStub(self._channel()).ListModels(
-                ListModelsRequest(), timeout=timeout_s, metadata=self._tenant
+                ListModelsRequest(), timeout=timeout_s, metadata=with_trace(self._tenant)
             )
             return list(response.models)
 
@@ -138,7 +140,7 @@ class SyncClient:
         when this is not read to the end.
         """
         request = LoadModelRequest(source=source, aliases=aliases)
-        call = ModelServiceStub(self._channel()).LoadModel(request, metadata=self._tenant)
+        call = ModelServiceStub(self._channel()).LoadModel(request, metadata=with_trace(self._tenant))
         try:
             with translated():
                 yield from call
@@ -152,7 +154,7 @@ class SyncClient:
         """
         with translated():
             response = ModelServiceStub(self._channel()).UnloadModel(
-                UnloadModelRequest(name=name, now=now), timeout=timeout_s, metadata=self._tenant
+                UnloadModelRequest(name=name, now=now), timeout=timeout_s, metadata=with_trace(self._tenant)
             )
             return response.streams
 
@@ -161,7 +163,7 @@ class SyncClient:
         request = GetStatusRequest(include_streams=include_streams)
         with translated():
             response = StatusServiceStub(self._channel()).GetStatus(
-                request, timeout=timeout_s, metadata=self._tenant
+                request, timeout=timeout_s, metadata=with_trace(self._tenant)
             )
             return response.status
 
@@ -171,7 +173,7 @@ class SyncClient:
         """The status at once and then every interval_ms, 100 to 60000 (None: the server's default)."""
         call = StatusServiceStub(self._channel()).WatchStatus(
             WatchStatusRequest(interval_ms=interval_ms or 0, include_streams=include_streams),
-            metadata=self._tenant,
+            metadata=with_trace(self._tenant),
         )
         try:
             with translated():
@@ -194,16 +196,18 @@ class _Link:
         channel: Callable[[], grpc.Channel],
         tenant: Pairs,
         metadata: Metadata | None,
+        span: ClientSpan,
         sleep: Callable[[float], object] | None,
     ) -> None:
         self._channel = channel
         self._tenant = tenant
         self._metadata = with_tenant(tenant, metadata)
+        self._span = span
         self._sleep = sleep
 
     def open(self, requests: Iterator[GenerateRequest], timeout_s: float | None) -> SyncCall:
         stub = GenerationServiceStub(self._channel())
-        return stub.Generate(requests, timeout=timeout_s, metadata=self._metadata)
+        return stub.Generate(requests, timeout=timeout_s, metadata=self._span.metadata(self._metadata))
 
     def pause(self, retry: Retry, stopped: threading.Event) -> None:
         sleep = self._sleep or stopped.wait
@@ -221,7 +225,10 @@ class _Link:
         stub = ModelServiceStub(self._channel())
         try:
             response = stub.ListModels(
-                ListModelsRequest(), wait_for_ready=True, timeout=timeout_s, metadata=self._tenant
+                ListModelsRequest(),
+                wait_for_ready=True,
+                timeout=timeout_s,
+                metadata=self._span.metadata(self._tenant),
             )
         except grpc.RpcError as error:
             return error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED

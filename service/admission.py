@@ -26,6 +26,8 @@ _log = structlog.get_logger("penstock.admission")
 _OBSERVE_S = 0.25
 _LEAST_PAUSE_S = 0.002
 _OUTLOOK_S = 1.0
+# What a request may take from the caller to us.
+_ON_ITS_WAY_S = 0.05
 
 _CLASSES: dict[int, ServiceClass] = {
     pb.PRIORITY_BULK: ServiceClass.BULK,
@@ -71,6 +73,12 @@ class Seat:
     def refusal(self) -> ServiceError | None:
         """Why the waiting ended badly."""
         return refused(self._ticket.refusal) if self._ticket.refusal is not None else None
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the caller's deadline has passed, for the caller at least, who began to count before us."""
+        deadline_s = self._ticket.ask.deadline_s
+        return deadline_s is not None and self._admission.clock() >= deadline_s - _ON_ITS_WAY_S
 
     @property
     def tenant(self) -> str:
@@ -132,7 +140,7 @@ class Admission:
         given = self.governor.ask(
             Ask(
                 tenant=tenant,
-                service_class=_CLASSES.get(start.priority, self._options.default_class),
+                service_class=self.asked_class(start),
                 prompt_tokens=self.sizes.guess_tokens(request),
                 max_tokens=max(1, self._max_tokens(start) - len(request.resume_ids)),
                 deadline_s=None if left_s is None else now_s + left_s,
@@ -221,6 +229,10 @@ class Admission:
             if seat is not None and seat.position != outlook.position:
                 seat.position, seat.wait_s = outlook.position, outlook.wait_s
                 seat.changed()
+
+    def asked_class(self, start: StartMessage) -> ServiceClass:
+        """The class that a request asks for; its tenant may get a lower one."""
+        return _CLASSES.get(start.priority, self._options.default_class)
 
     def _max_tokens(self, start: StartMessage) -> int:
         return start.request.stopping.max_tokens or self._options.default_max_tokens

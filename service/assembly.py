@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -16,23 +16,25 @@ from engine.contract import Engine, EngineStartError
 from engine.model_host import ModelHost
 from engine.pool_engine import PoolEngine
 from service.assembly_options import (
-    admission_options,
-    governor_options,
     host_options,
-    pool_options,
-    server_options,
-    stream_options,
+    service_options,
     supervisor_options,
     tenant_options,
     worker_options,
     worker_pool_options,
 )
+from service.options import TelemetryOptions
 from service.server import BindError, Server
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Tracing
 
 _log = structlog.get_logger("penstock.assembly")
 
 # The line on standard output that says where the server listens; `penstock demo` and tests read it.
 LISTENING = "penstock listening on "
+# The line after it, unless telemetry is off.
+METRICS = "penstock metrics on "
 
 
 def model_engine(settings: Settings, source: str) -> Engine:
@@ -53,12 +55,16 @@ def model_host(settings: Settings) -> ModelHost:
 
 
 def configure_logging(settings: LoggingSettings) -> None:
-    """Logs go to standard error. Prompts and outputs are never logged."""
+    """Logs go to standard error, with what was bound for the stream or call that a line is of.
+
+    Prompts and outputs are logged only at level debug, and only where logging.prompts asks for it.
+    """
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if settings.format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -94,23 +100,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _run(settings: Settings, models: ModelHost) -> int:
     stopping = _stop_signals()
     try:
-        governor = governor_options(settings)
+        options = service_options(settings)
     except ConfigError as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 2
-    server = Server(
-        models,
-        server_options(settings),
-        stream_options(settings),
-        admission_options(settings),
-        governor,
-        pool_options(settings),
-        version=version("penstock"),
-    )
+    tracing = _tracing(options.telemetry)
+    server = Server(models, options, version=version("penstock"), tracing=tracing)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tenants, settings, server)
     try:
         address = await server.listen()
         print(f"{LISTENING}{address}", flush=True)
+        if server.metrics_address:
+            print(f"{METRICS}http://{server.metrics_address}/metrics", flush=True)
         await _until_first(server.start_engine(), stopping[0].wait())
         await stopping[0].wait()
         await _until_first(server.drain(), stopping[1].wait())
@@ -119,7 +120,18 @@ async def _run(settings: Settings, models: ModelHost) -> int:
         return 1
     finally:
         await server.stop()
+        if tracing is not None:
+            tracing.stop()
     return 0
+
+
+def _tracing(options: TelemetryOptions | None) -> "Tracing | None":
+    """None without a collector to send traces to."""
+    if options is None or not options.otlp_endpoint:
+        return None
+    from service.telemetry.tracing import Tracing  # Only now: it takes as long to import as the rest.
+
+    return Tracing(options, version=version("penstock"))
 
 
 def _reload_tenants(settings: Settings, server: Server) -> None:

@@ -1,5 +1,6 @@
 """The options of every part, made from the configuration."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from config import EngineSettings, Settings, TenantSettings, load_tenants
@@ -11,8 +12,21 @@ from flowcontrol.admission.fair_queue import QueueOptions
 from flowcontrol.admission.gate import GateOptions
 from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.admission.tenants import TenantLimits, TenantOptions
+from flowcontrol.features import FeatureName, FeatureOptions
 from flowcontrol.limits.contract import LimitOptions, StrategyName
-from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions, TelemetryOptions
+from flowcontrol.remediation.contract import RemediationOptions
+from flowcontrol.slo import SloOptions
+from service.options import (
+    AdmissionOptions,
+    AlertOptions,
+    GuardOptions,
+    PoolOptions,
+    RolloutOptions,
+    ServerOptions,
+    ServiceOptions,
+    StreamOptions,
+    TelemetryOptions,
+)
 
 # How long a worker may take to end when it is told to; it has only a decode step to finish.
 _WORKER_STOP_TIMEOUT_S = 5.0
@@ -48,6 +62,7 @@ def stream_options(settings: Settings) -> StreamOptions:
         max_prompt_bytes=settings.stream_registry.max_prompt_bytes,
         request_chunk_bytes=settings.server.request_chunk_bytes,
         response_chunk_bytes=settings.server.response_chunk_bytes,
+        log_prompts=settings.logging.prompts and settings.logging.level == "debug",
     )
 
 
@@ -64,19 +79,14 @@ def governor_options(settings: Settings) -> GovernorOptions:
     registry, admission = settings.stream_registry, settings.admission
     adaptive, enabled = registry.adaptive_limits, settings.admission.enabled
     most = registry.max_active_streams
-    fixed = not (enabled and adaptive.enabled)
+    limits = limit_options(settings)
+    if not (enabled and adaptive.enabled):
+        least = min(most, adaptive.min_streams)
+        limits = replace(limits, strategy=StrategyName.FIXED, min_streams=least, max_streams=most)
     classes = {name: getattr(admission.classes, name.name.lower()) for name in ServiceClass}
     return GovernorOptions(
         initial_streams=most,
-        limits=LimitOptions(
-            strategy=StrategyName.FIXED if fixed else StrategyName(adaptive.strategy),
-            min_streams=min(most, adaptive.min_streams) if fixed else adaptive.min_streams,
-            max_streams=most if fixed else adaptive.max_streams,
-            interval_s=adaptive.adjustment_interval_ms / 1e3,
-            min_samples=adaptive.min_samples,
-            scale_up_threshold=adaptive.scale_up_threshold,
-            scale_down_threshold=adaptive.scale_down_threshold,
-        ),
+        limits=limits,
         gate=GateOptions(
             target_ttft_s=adaptive.target_ttft_ms / 1e3,
             target_latency_s=adaptive.target_latency_ms / 1e3,
@@ -96,6 +106,42 @@ def governor_options(settings: Settings) -> GovernorOptions:
         ),
         tenants=tenant_options(settings),
     )
+
+
+def limit_options(settings: Settings) -> LimitOptions:
+    """What steers the limit while adaptive limits are on."""
+    adaptive = settings.stream_registry.adaptive_limits
+    return LimitOptions(
+        strategy=StrategyName(adaptive.strategy),
+        min_streams=adaptive.min_streams,
+        max_streams=adaptive.max_streams,
+        interval_s=adaptive.adjustment_interval_ms / 1e3,
+        min_samples=adaptive.min_samples,
+        scale_up_threshold=adaptive.scale_up_threshold,
+        scale_down_threshold=adaptive.scale_down_threshold,
+    )
+
+
+def rollout_options(settings: Settings) -> RolloutOptions:
+    return RolloutOptions(
+        features=feature_options(settings),
+        roll_back=settings.features.roll_back,
+        min_samples=settings.features.min_samples,
+        limits=limit_options(settings),
+        remote_control=settings.admission.remote_control,
+    )
+
+
+def feature_options(settings: Settings) -> dict[FeatureName, FeatureOptions]:
+    """Of every feature, though adaptive limits are no section of their own."""
+    limits = settings.admission.enabled and settings.stream_registry.adaptive_limits.enabled
+    sections = {name: getattr(settings.features, name, None) for name in FeatureName}
+    return {
+        name: FeatureOptions(limits, 0.0, frozenset())
+        if section is None
+        else FeatureOptions(section.enabled, section.canary_percent, frozenset(_items(section.tenants)))
+        for name, section in sections.items()
+    }
 
 
 def tenant_options(settings: Settings) -> TenantOptions:
@@ -227,4 +273,73 @@ def telemetry_options(settings: Settings) -> TelemetryOptions | None:
         otlp_interval_s=telemetry.otlp_interval_ms / 1e3,
         trace_sample_ratio=telemetry.trace_sample_ratio,
         grpc_metrics=telemetry.grpc_metrics,
+        max_batch_rows=settings.engine.max_batch_rows,
+    )
+
+
+def alert_options(settings: Settings) -> AlertOptions:
+    alerts = settings.alerts
+    return AlertOptions(
+        webhook_url=alerts.webhook_url,
+        webhook_secret=alerts.webhook_secret,
+        timeout_s=alerts.timeout_ms / 1e3,
+        max_attempts=alerts.max_attempts,
+        queue_size=alerts.queue_size,
+        sustained_s=alerts.sustained_ms / 1e3,
+    )
+
+
+def slo_options(settings: Settings) -> SloOptions | None:
+    """None while no objectives are watched."""
+    slo = settings.slo
+    if not slo.enabled:
+        return None
+    return SloOptions(
+        interval_s=slo.evaluation_interval_ms / 1e3,
+        fast_window_s=slo.fast_window_ms / 1e3,
+        slow_window_s=slo.slow_window_ms / 1e3,
+        min_samples=slo.min_samples,
+        ttft_p50_s=slo.ttft_p50_ms / 1e3,
+        ttft_p95_s=slo.ttft_p95_ms / 1e3,
+        inter_token_p95_s=slo.inter_token_p95_ms / 1e3,
+        max_refusal_rate=slo.max_refusal_rate,
+        max_infrastructure_cancellations=slo.max_infrastructure_cancellations,
+    )
+
+
+def remediation_options(settings: Settings) -> RemediationOptions | None:
+    """None while nothing is done about breaches."""
+    remediation = settings.remediation
+    if remediation.mode == "off":
+        return None
+    return RemediationOptions(
+        act=remediation.mode == "act",
+        cool_down_s=remediation.cool_down_ms / 1e3,
+        max_actions_per_hour=remediation.max_actions_per_hour,
+        max_swings=remediation.max_swings,
+        max_failures=remediation.max_failures,
+    )
+
+
+def guard_options(settings: Settings) -> GuardOptions:
+    return GuardOptions(
+        slo=slo_options(settings),
+        remediation=remediation_options(settings),
+        alerts=alert_options(settings),
+        interval_s=settings.slo.evaluation_interval_ms / 1e3,
+        prefill_step_tokens=settings.engine.prefill_step_tokens,
+    )
+
+
+def service_options(settings: Settings) -> ServiceOptions:
+    """Raises ConfigError for the file of tenants."""
+    return ServiceOptions(
+        server=server_options(settings),
+        stream=stream_options(settings),
+        admission=admission_options(settings),
+        governor=governor_options(settings),
+        pool=pool_options(settings),
+        rollout=rollout_options(settings),
+        guard=guard_options(settings),
+        telemetry=telemetry_options(settings),
     )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from config import ConfigError, Loaded, load, load_tenants, report
-from service import cli_bench, cli_generate, cli_limits, cli_models, cli_status, demo
+from service import cli_bench, cli_canary, cli_generate, cli_limits, cli_models, cli_status, cli_top, demo
 
 app = typer.Typer(
     name="penstock",
@@ -25,8 +25,10 @@ config_app = typer.Typer(help="Show or check the configuration.", no_args_is_hel
 app.add_typer(config_app, name="config")
 app.command("generate")(cli_generate.generate)
 app.command("status")(cli_status.status)
+app.command("top")(cli_top.top)
 app.command("limits")(cli_limits.limits)
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_canary.app, name="canary")
 app.command("bench")(cli_bench.bench)
 app.command("demo")(demo.demo)
 

@@ -11,14 +11,18 @@ from rich.text import Text
 from penstock import Client
 from penstock.v1.generation_pb2 import Priority
 from penstock.v1.model_pb2 import Model, ModelState
-from penstock.v1.status_pb2 import Status, StreamState, StreamStatus
-from service.cli_limits import last_change, reason
+from penstock.v1.status_pb2 import Admission, Status, StreamState, StreamStatus
+from service.cli_limits import drain, last_change, reason
 from service.cli_workers import worker_lines, worker_table
 from service.terminal import TARGET, TargetOption, count, duration, json_line, run_command
+from service.top.guard import guard_lines
+from service.top.tables import tenant_name
+from service.top.words import enum_name
 
 _TIMEOUT_S = 10.0
 # Of a longer name the beginning is shown; --json has the whole.
 _TENANT_COLUMNS = 12
+_SHOWN_TENANTS = 5
 
 
 def status(
@@ -96,6 +100,7 @@ def _rows(now: Status, target: str) -> list[tuple[str, str]]:
         ("Slow", f"{streams.slow_consumers} slow consumers"),
         *_admission(now),
         ("Messages", _pool(now)),
+        *guard_lines(now),
     ]
 
 
@@ -119,7 +124,30 @@ def _admission(now: Status) -> list[tuple[str, str]]:
         ("", f"last change {last_change(limits)}"),
         ("", reason(limits)),
         ("Refused", ", ".join(f"{number} {name}" for name, number in refused) or "none"),
+        *_queue(now.admission),
+        *_tenants(now.admission),
     ]
+
+
+def _queue(now: Admission) -> list[tuple[str, str]]:
+    if not now.limits.queued:
+        return []
+    waiting = [f"{one.queued} {_class(one.priority)}" for one in now.priorities if one.queued]
+    return [
+        ("Queue", f"{drain(now.limits)}; {count(now.queued_tokens)} tokens"),
+        *([("", ", ".join(waiting))] if waiting else []),
+    ]
+
+
+def _tenants(now: Admission) -> list[tuple[str, str]]:
+    """Those with the most tokens; nothing where all callers are without a name."""
+    if not any(one.name for one in now.tenants):
+        return []
+    shown = [
+        f"{tenant_name(one.name)} {count(one.tokens)} tokens, {one.in_flight} in flight, {one.queued} waiting"
+        for one in now.tenants[:_SHOWN_TENANTS]
+    ]
+    return [("Tenants", shown[0]), *(("", line) for line in shown[1:])]
 
 
 def _pool(now: Status) -> str:
@@ -153,13 +181,17 @@ def _stream_cells(stream: StreamStatus, *, tenants: bool) -> tuple[str, ...]:
     return (
         stream.request_id,
         _stream_state(stream),
-        Priority.Name(stream.priority).removeprefix("PRIORITY_").lower(),
+        _class(stream.priority),
         *((stream.tenant or "-",) if tenants else ()),
         str(stream.sent),
         f"{stream.credit}/{stream.window}" if stream.credits_enforced else "-",
         str(stream.waiting_tokens),
         " ".join(notes) or "-",
     )
+
+
+def _class(priority: int) -> str:
+    return enum_name(Priority, priority, "PRIORITY_")
 
 
 def _stream_state(stream: StreamStatus) -> str:

@@ -1,6 +1,7 @@
 """`penstock demo`: the whole path in one command: start the server, stream a story, stop the server."""
 
 import asyncio
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ async def _demo(prompt: str, max_tokens: int) -> None:
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service", "serve", "--port", "0", "--host", "127.0.0.1", "--model", "embedded",
         stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PENSTOCK_TELEMETRY__PROMETHEUS_PORT": "0"},
     )  # fmt: skip
     try:
         target = await asyncio.wait_for(_address(server), _START_TIMEOUT_S)

@@ -9,6 +9,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+from opentelemetry import trace
 
 from engine.contract import EngineError
 from flowcontrol.admission.ask import Quota
@@ -49,6 +50,7 @@ ANSWERS: dict[Reason, _Answer] = {
     Reason.TENANT_LIMIT: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
     Reason.KV_EXHAUSTED: _Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0),
     Reason.NOT_ALLOWED: _Answer(grpc.StatusCode.PERMISSION_DENIED),
+    Reason.CANARY_RUNNING: _Answer(grpc.StatusCode.FAILED_PRECONDITION),
     Reason.DRAINING: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
     Reason.MODEL_LOADING: _Answer(grpc.StatusCode.UNAVAILABLE, 1.0),
     Reason.WORKER_STUCK: _Answer(grpc.StatusCode.UNAVAILABLE, 5.0),
@@ -151,5 +153,9 @@ async def abort(
     context: grpc.aio.ServicerContext[Any, Any], error: ServiceError, request_id: str = ""
 ) -> NoReturn:
     """End the call with the error's status and details. Must be awaited in the handler itself."""
+    span = trace.get_current_span()
+    span.set_attribute("error.type", error.reason.value)
+    if request_id:
+        span.set_attribute("penstock.request_id", request_id)
     await context.abort_with_status(rpc_status.to_status(error.to_status(request_id)))
     raise AssertionError("abort_with_status does not return")

@@ -3,29 +3,35 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
+from opentelemetry.trace import Tracer
 
-from engine.contract import EngineError, ModelInfo
+from engine.contract import Engine, EngineError, ModelInfo
 from engine.hosted_model import Hold
 from engine.model_host import ModelHost
+from flowcontrol.features import ALL_ON, FeatureName, FeatureTable, StreamFeatures
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import Input
 from penstock.v1 import generation_pb2 as pb
 from penstock.v1 import generation_pb2_grpc
-from service.admission import Admission
+from service.admission import Admission, Seat
 from service.calls import answering_errors
+from service.causes import is_refusal
 from service.errors import ServiceError, Violation, abort
 from service.identity import tenant_of
 from service.message_pool import MessagePool
+from service.observation import Observation, StreamLabels
 from service.options import StreamOptions
 from service.start_message import StartMessage, read_count_request, read_start
 from service.stream import Stream
 from service.stream_snapshot import StreamSnapshot
+from service.telemetry.stream_trace import UNTRACED, Moment, trace_of
+from service.transcript import Transcript
 
 _log = structlog.get_logger("penstock.generation")
 
@@ -36,7 +42,12 @@ Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Serves streams from the models, as admission lets them. pool: None to make each message anew."""
+    """Serves streams from the models, as admission lets them.
+
+    pool: None to make each message anew. observation: told of every stream; None for nobody.
+    features: None to have all of them on for every stream. tracer: makes the spans of streams whose call is
+    recorded; None for none.
+    """
 
     def __init__(
         self,
@@ -45,7 +56,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         admission: Admission,
         options: StreamOptions,
         pool: MessagePool | None,
+        observation: Observation | None = None,
         *,
+        features: FeatureTable | None = None,
+        tracer: Tracer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = models
@@ -53,6 +67,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._admission = admission
         self._options = options
         self._pool = pool
+        self._tracer = tracer
+        self._observation = observation or Observation(())
+        self._features = features
         self._clock = clock
         self._streams: dict[Stream, None] = {}
         self._idle = asyncio.Event()
@@ -71,12 +88,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         for stream in tuple(self._streams):
             stream.take_error(ServiceError(Reason.DRAINING, "the server is shutting down"))
 
+    def note_remediation(self, action: str, cause: str) -> None:
+        """Put an event into the traces of all streams in flight."""
+        for stream in self._streams:
+            stream.trace.note(Moment.REMEDIATION, action=action, cause=cause)
+
     async def Generate(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]
         """Reads and writes through context: only so can both directions be under way at once."""
         request_id = ""
         try:
             start = read_start(await self._read_first(context))
             request_id = start.request_id
+            # For the log. Each call is a task of its own, and so is this context.
+            structlog.contextvars.bind_contextvars(request_id=request_id)
             await self._serve(start, context)
         except ServiceError as error:
             await abort(context, error, request_id)
@@ -104,41 +128,79 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         try:
             hold = self._models.hold(start.model)
         except EngineError as error:
-            raise ServiceError.from_engine(error, "start.") from error
+            refusal = ServiceError.from_engine(error, "start.")
+            self._note_refusal(refusal, None)
+            raise refusal from error
         with hold:
             await self._serve_from(hold, start, context)
 
     async def _serve_from(self, hold: Hold, start: StartMessage, context: Context) -> None:
         _check_fingerprint(start, hold.info)
-        _check_ready(hold)
         tenant = tenant_of(context)
-        start = start.of_tenant(tenant)
-        seat = self._admission.ask(start, tenant, context.time_remaining())
-        place = self._registry.admit()
-        lease = self._pool.lease() if self._pool is not None else None
-        stream = Stream(hold.engine, place, seat, start, self._options, self._clock, lease)
+        features = ALL_ON if self._features is None else self._features.of(start.request_id, tenant)
+        start = start.of_tenant(tenant).with_features(features)
+        try:
+            _check_ready(hold)
+            seat = self._admission.ask(start, tenant, context.time_remaining())
+        except ServiceError as error:
+            asked = StreamLabels(hold.info.name, self._admission.asked_class(start), features.arm)
+            self._note_refusal(error, asked)
+            raise
+        transcript = Transcript(hold.engine, start.request) if self._options.log_prompts else None
+        engine = hold.engine if transcript is None else cast(Engine, transcript)
+        labels = StreamLabels(hold.info.name, seat.service_class, features.arm)
+        stream = self._new_stream(engine, seat, start, features, labels)
         self._streams[stream] = None
         self._idle.clear()
         hold.cut = lambda: stream.take_error(_unloaded(hold.info))
-        how = Input.CANCEL
+        how, failure = Input.CANCEL, None
         try:
             async with asyncio.timeout(None) as alarm:
                 stream.watch(lambda deadline_s: self._arm(alarm, deadline_s))
                 await _run(stream, hold.info, context)
         except TimeoutError:  # A timer of the stream; asyncio cancelled what was under way.
-            how = Input.FAIL
-            raise stream.timed_out() from None
+            how, failure = Input.FAIL, stream.timed_out()
+            raise failure from None
         except grpc.aio.InternalError as error:
             # A write fails before grpc.aio cancels the handler of a caller who is lost.
             raise asyncio.CancelledError from error
+        except ServiceError as error:
+            how, failure = Input.FAIL, error
+            raise
         except Exception:
-            how = Input.FAIL
+            # Any error out of a lost connection is the loss.
+            how = Input.CANCEL if context.done() else Input.FAIL
             raise
         finally:
-            stream.close(how)
+            stream.close(how, failure)
+            if transcript is not None:
+                transcript.log()
             del self._streams[stream]
             if not self._streams:
                 self._idle.set()
+
+    def _new_stream(
+        self, engine: Engine, seat: Seat, start: StartMessage, features: StreamFeatures, labels: StreamLabels
+    ) -> Stream:
+        pool = self._pool if FeatureName.POOLING in features.on else None
+        recorded = trace_of(self._tracer, start.request, self._clock)
+        return Stream(
+            engine,
+            self._registry.admit(),
+            seat,
+            start,
+            self._options,
+            self._clock,
+            pool.lease() if pool is not None else None,
+            self._observation.stream(labels, *(() if recorded is None else (recorded,))),
+            recorded or UNTRACED,
+            coalesce=FeatureName.COALESCING in features.on,
+        )
+
+    def _note_refusal(self, error: ServiceError, labels: StreamLabels | None) -> None:
+        """A request gets no stream: count it, unless the request itself is wrong."""
+        if is_refusal(error.reason):
+            self._observation.refused(labels, error.reason)
 
     def _arm(self, alarm: asyncio.Timeout, deadline_s: float | None) -> None:
         """Let the alarm go off at a time of the stream's clock."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from engine.contract import ModelInfo
 from engine.events import Finished, FinishReason, Prefill, Token, TokenLogprobs
 from penstock.v1 import generation_pb2 as pb
+from service.start_message import StartMessage
 
 Piece = Token | str
 """One token of the output, or text that is left at its end, belongs to no token and goes alone."""
@@ -87,6 +89,28 @@ def _add_logprobs(message: pb.Chunk, logprobs: TokenLogprobs) -> None:
     added = message.logprobs.add(logprob=logprobs.logprob)
     for token_id, logprob in logprobs.top:
         added.top.add(token_id=token_id, logprob=logprob)
+
+
+def accepted(
+    start: StartMessage,
+    model: ModelInfo,
+    *,
+    max_unacked_chunks: int,
+    max_tokens_per_chunk: int,
+    prompt_part_bytes: int,
+) -> pb.GenerateResponse:
+    """max_unacked_chunks: 0 when credits are not enforced. prompt_part_bytes: good size of a piece."""
+    return pb.GenerateResponse(
+        accepted=pb.Accepted(
+            request_id=start.request_id,
+            model=model.name,
+            max_unacked_chunks=max_unacked_chunks,
+            max_tokens_per_chunk=max_tokens_per_chunk,
+            seed=start.request.sampling.seed,
+            model_fingerprint=model.fingerprint,
+            prompt_part_bytes=prompt_part_bytes,
+        )
+    )
 
 
 def progress(event: Prefill) -> pb.GenerateResponse:

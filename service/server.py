@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -12,9 +13,10 @@ from grpc_reflection.v1alpha import reflection
 
 from engine.model_host import ModelHost
 from flowcontrol.admission.governor import Governor
-from flowcontrol.admission.options import GovernorOptions
 from flowcontrol.registry import StreamRegistry
 from penstock.v1 import (
+    feature_pb2,
+    feature_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
     limits_pb2,
@@ -25,13 +27,20 @@ from penstock.v1 import (
     status_pb2_grpc,
 )
 from service.admission import Admission
+from service.alert import AlertServer
+from service.features import FeatureServicer, features
 from service.generation import GenerationServicer
 from service.health import OVERALL, HealthFollower, HealthServicer
 from service.limits import LimitsServicer
 from service.message_pool import MessagePool
 from service.models import ModelServicer
-from service.options import AdmissionOptions, PoolOptions, ServerOptions, StreamOptions
+from service.options import ServiceOptions
+from service.rollout import Rollout
 from service.status import StatusServicer
+from service.watch import Watch
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Tracing
 
 _log = structlog.get_logger("penstock.server")
 
@@ -39,8 +48,11 @@ GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"].ful
 MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 STATUS = status_pb2.DESCRIPTOR.services_by_name["StatusService"].full_name
 LIMITS = limits_pb2.DESCRIPTOR.services_by_name["LimitsService"].full_name
+FEATURES = feature_pb2.DESCRIPTOR.services_by_name["FeatureService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
+# Services that answer whatever the model does.
+_WITHOUT_MODEL = (MODELS, STATUS, LIMITS, FEATURES)
 # Streams that are cut after the grace time get this long to carry their last status to the caller.
 _CUT_GRACE_S = 0.5
 
@@ -52,30 +64,41 @@ class BindError(OSError):
 class Server:
     """Serves models over gRPC. Owns their host from `start_engine` to the end of `stop`.
 
-    pool_options: None to make every message anew.
+    tracing: records its calls; it stays the caller's. None for no traces.
     """
 
     def __init__(
         self,
         models: ModelHost,
-        server_options: ServerOptions,
-        stream_options: StreamOptions,
-        admission_options: AdmissionOptions,
-        governor_options: GovernorOptions,
-        pool_options: PoolOptions | None,
+        options: ServiceOptions,
         *,
         version: str,
+        tracing: "Tracing | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tracing = tracing
         self._models = models
-        self._options = server_options
+        self._options = options.server
+        self._version = version
         self._registry = StreamRegistry()
-        self._governor = Governor(governor_options, now_s=clock(), chance=random.random)
-        self.admission = Admission(self._governor, models, admission_options, clock)
-        self._pool = MessagePool(pool_options) if pool_options is not None else None
+        self._governor = Governor(options.governor, now_s=clock(), chance=random.random)
+        self.admission = Admission(self._governor, models, options.admission, clock)
+        self._pool = MessagePool(options.pool) if options.pool is not None else None
+        self.rollout = Rollout(options.rollout, self._governor, self.admission.decide, clock)
+        self._watch = Watch(options, models, self._governor, self.rollout, self.admission.decide, clock)
         self._generation = GenerationServicer(
-            models, self._registry, self.admission, stream_options, self._pool, clock=clock
+            models,
+            self._registry,
+            self.admission,
+            options.stream,
+            self._pool,
+            self._watch.observation,
+            features=self.rollout.table,
+            tracer=tracing.tracer if tracing is not None else None,
+            clock=clock,
         )
+        self._watch.news.note = self._generation.note_remediation
+        self._metrics = self._watch.exporter(self._registry, self._pool, self._generation.snapshots, version)
         self._status = StatusServicer(
             models,
             self._registry,
@@ -83,17 +106,20 @@ class Server:
             self._pool,
             governor=self._governor,
             version=version,
+            features=lambda: features(self.rollout),
+            guard=self._watch.guard.snapshot,
             clock=clock,
         )
         self._limits = LimitsServicer(
             self._governor,
             self.admission.decide,
-            remote_control=admission_options.remote_control,
+            remote_control=options.admission.remote_control,
             clock=clock,
         )
-        self._health = HealthServicer((OVERALL, GENERATION, MODELS, STATUS, LIMITS))
+        self._features = FeatureServicer(self.rollout, remote_control=options.rollout.remote_control)
+        self._health = HealthServicer((OVERALL, GENERATION, *_WITHOUT_MODEL))
         self._follower = HealthFollower(
-            self._health, models, services=(OVERALL, GENERATION), interval_s=server_options.health_interval_s
+            self._health, models, services=(OVERALL, GENERATION), interval_s=options.server.health_interval_s
         )
         self._grpc: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,6 +129,11 @@ class Server:
 
         Returns the address as HOST:PORT. Raises BindError.
         """
+        if self._metrics is not None:
+            try:
+                self._metrics.start()
+            except OSError as error:
+                raise BindError(f"telemetry.prometheus_port: {error}") from error
         self._grpc = self._build()
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         asked = f"{host}:{self._options.port}"
@@ -113,11 +144,19 @@ class Server:
         await self._grpc.start()
         self._tasks.append(asyncio.create_task(self._follower.follow(), name="health"))
         self._tasks.append(asyncio.create_task(self.admission.keep_deciding(), name="admission"))
+        self._tasks.append(asyncio.create_task(self._watch.keep_flushing(), name="observation"))
+        self._tasks.append(asyncio.create_task(self._watch.keep_watching(), name="guard"))
+        self._watch.start(AlertServer(f"{host}:{port}", self._version))
         if self._pool is not None:
             self._tasks.append(asyncio.create_task(self._pool.keep_trimmed(), name="pool trimming"))
-        for service in (MODELS, STATUS, LIMITS):
+        for service in _WITHOUT_MODEL:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return f"{host}:{port}"
+
+    @property
+    def metrics_address(self) -> str:
+        """HOST:PORT that Prometheus may scrape; empty without metrics, and before `listen`."""
+        return "" if self._metrics is None else self._metrics.address
 
     async def start_engine(self) -> None:
         """Load the default model; others follow. Raises EngineStartError."""
@@ -130,7 +169,7 @@ class Server:
         self._models.drain()
         self._status.draining = self._follower.draining = True
         self._follower.update()
-        for service in (MODELS, STATUS, LIMITS):
+        for service in _WITHOUT_MODEL:
             self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
             await asyncio.wait_for(self._generation.idle(), self._options.drain_grace_s)
@@ -146,11 +185,15 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._watch.stop()
+        if self._metrics is not None:
+            await self._metrics.stop()
         await self._models.stop()
 
     def _build(self) -> grpc.aio.Server:
         options = self._options
         server = grpc.aio.server(
+            interceptors=[self._tracing.interceptor()] if self._tracing is not None else [],
             options=[
                 ("grpc.max_receive_message_length", options.max_receive_message_bytes),
                 ("grpc.max_send_message_length", options.max_send_message_bytes),
@@ -162,7 +205,7 @@ class Server:
                 ("grpc.http2.ping_timeout_ms", options.keepalive_timeout_ms),
                 # A second server on the same port is an error, not a silent sharing of its calls.
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self._generation, server)
         models = ModelServicer(self._models, remote_control=options.models_remote_control)
@@ -170,6 +213,7 @@ class Server:
         status_pb2_grpc.add_StatusServiceServicer_to_server(self._status, server)
         limits_pb2_grpc.add_LimitsServiceServicer_to_server(self._limits, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (GENERATION, MODELS, STATUS, LIMITS, HEALTH, reflection.SERVICE_NAME)
+        feature_pb2_grpc.add_FeatureServiceServicer_to_server(self._features, server)
+        names = (GENERATION, *_WITHOUT_MODEL, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server

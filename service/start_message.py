@@ -17,6 +17,7 @@ from engine.requests import (
     TextInput,
     TokenInput,
 )
+from flowcontrol.features import FeatureName, StreamFeatures
 from flowcontrol.reasons import Reason
 from penstock.v1 import generation_pb2, input_pb2, options_pb2
 from service.errors import ServiceError, Violation
@@ -41,9 +42,9 @@ _SEED_BITS = 53
 class StartMessage:
     """A checked `start`.
 
-    request: its cache_salt is the caller's until of_tenant. priority: of penstock.v1.Priority.
-    max_unacked_chunks, max_tokens_per_chunk: as asked for, 0 for the server's. last_seq, model_fingerprint:
-    of a stream that is continued, else 0 and empty.
+    request: its cache_salt is the caller's until of_tenant; every feature is on until with_features.
+    priority: of penstock.v1.Priority. max_unacked_chunks, max_tokens_per_chunk: as asked for, 0 for the
+    server's. last_seq, model_fingerprint: of a stream that is continued, else 0 and empty.
     """
 
     request_id: str
@@ -60,6 +61,15 @@ class StartMessage:
         """The same with the tenant in its cache salt, so that no two tenants have one in common."""
         salt = f"{len(tenant)}:{tenant}{self.request.cache_salt}"  # The length makes it unambiguous.
         return replace(self, request=msgspec.structs.replace(self.request, cache_salt=salt))
+
+    def with_features(self, features: StreamFeatures) -> Self:
+        """The same with what the engine may do for it."""
+        request = msgspec.structs.replace(
+            self.request,
+            prefix_cache=FeatureName.PREFIX_CACHE in features.on,
+            speculate=FeatureName.SPECULATION in features.on,
+        )
+        return replace(self, request=request)
 
 
 class _Checks:
@@ -113,6 +123,8 @@ def read_start(start: generation_pb2.Start) -> StartMessage:
             logprobs,
             resume_ids=tuple(start.resume.token_ids),
             cache_salt=start.cache_salt,
+            prefix_cache=True,
+            speculate=True,
         ),
         priority=start.priority,
         max_unacked_chunks=start.flow.max_unacked_chunks,

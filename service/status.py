@@ -17,9 +17,12 @@ from flowcontrol.registry import RegistrySnapshot, StreamRegistry
 from flowcontrol.stream_state import State
 from penstock.v1 import status_pb2 as pb
 from penstock.v1 import status_pb2_grpc
+from penstock.v1.feature_pb2 import Feature
 from service.admission_messages import PRIORITIES, admission
 from service.calls import answering_errors, write
 from service.errors import ServiceError, Violation, abort
+from service.guard import GuardSnapshot
+from service.guard_messages import remediation, service_levels
 from service.message_pool import MessagePool
 from service.models import model
 from service.stream_snapshot import StreamSnapshot
@@ -145,6 +148,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         *,
         governor: Governor,
         version: str,
+        features: Callable[[], Iterable[Feature]] = tuple,
+        guard: Callable[[], GuardSnapshot] = lambda: GuardSnapshot(None, None),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = models
@@ -153,6 +158,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self._pool = pool
         self._governor = governor
         self._version = version
+        self._features = features
+        self._guard = guard
         self._clock = clock
         self._started_s = clock()
         self.draining = False
@@ -163,6 +170,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         models = self._models.models()
         governed = self._governor.snapshot(now_s)
         streams = self._streams() if include_streams else ()
+        guarded = self._guard()
         return pb.Status(
             version=self._version,
             uptime_s=now_s - self._started_s,
@@ -180,6 +188,9 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             active_streams=[stream_status(stream) for stream in streams if not stream.state.ended],
             message_pool=message_pool(self._pool.snapshot()) if self._pool is not None else None,
             admission=admission(governed, now_s),
+            features=self._features(),
+            service_levels=service_levels(guarded.slo, now_s) if guarded.slo is not None else None,
+            remediation=remediation(guarded.remediation, now_s) if guarded.remediation is not None else None,
         )
 
     @answering_errors

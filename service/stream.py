@@ -4,16 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-import structlog
-
 from engine.contract import Engine, EngineError, ModelInfo
-from engine.events import Event, Failed, Finished, Interrupted, Prefill, Token
+from engine.events import Assigned, Event, Failed, Finished, Interrupted, Prefill, Token
 from engine.requests import PartsInput
-from flowcontrol.ack_times import AckTimes
 from flowcontrol.admission.ask import Outcome
-from flowcontrol.chunk_size import ChunkSizeRule
 from flowcontrol.credits import AckBeyondSentError, CreditSnapshot, CreditWindow
-from flowcontrol.outbox import Outbox
 from flowcontrol.pool import Lease
 from flowcontrol.reasons import Reason
 from flowcontrol.registry import Place
@@ -23,16 +18,19 @@ from penstock.v1 import generation_pb2 as pb
 from service import responses
 from service.admission import Seat
 from service.errors import ServiceError
+from service.observation import UNOBSERVED, StreamObserver
 from service.options import StreamOptions
 from service.prompt_parts import PromptParts
 from service.responses import ChunkMessage, Piece
+from service.slow_reader import SlowReader
 from service.start_message import StartMessage
 from service.stream_deadlines import Rearm, StreamDeadlines
+from service.stream_end import cause_of, permit_outcome, tell_end
+from service.stream_outbox import stream_outbox
 from service.stream_row import StreamRow
 from service.stream_snapshot import StreamSnapshot
 from service.stream_times import StreamTimes
-
-_log = structlog.get_logger("penstock.stream")
+from service.telemetry.stream_trace import UNTRACED, Moment, StreamTrace
 
 
 def _bounded(wanted: int, most: int) -> int:
@@ -57,7 +55,13 @@ class Stream:
         options: StreamOptions,
         clock: Callable[[], float],
         lease: Lease[ChunkMessage] | None = None,
+        observer: StreamObserver = UNOBSERVED,
+        trace: StreamTrace = UNTRACED,
+        *,
+        coalesce: bool = True,
     ) -> None:
+        """coalesce: False for one token in each chunk, also for a reader that is behind."""
+        self.trace = trace
         self.wake = asyncio.Event()
         self.ended = False
         """Whether next_message has given the last message."""
@@ -66,7 +70,7 @@ class Stream:
         )
         self._place = place
         self._seat = seat
-        self._row = StreamRow(engine, start.request, self.take_event)
+        self._row = StreamRow(engine, start.request, self.take_event, trace)
         self._start = start
         self._options = options
         self._clock = clock
@@ -77,19 +81,9 @@ class Stream:
             enforced=options.enforce_credits,
             last_seq=start.last_seq,
         )
-        self._ack_times = AckTimes(options.slow_consumer_threshold_s)
-        if not options.enforce_credits:
-            self._ack_times.clear()
-        self._outbox: Outbox[Piece] = Outbox(
-            self._credits,
-            rule=ChunkSizeRule(
-                least=min(options.min_tokens_per_chunk, self._max_tokens_per_chunk),
-                most=self._max_tokens_per_chunk,
-            ),
-            max_backlog=options.max_backlog_tokens,
-            max_bytes_per_chunk=options.response_chunk_bytes,
-            size_of=responses.size_of,
-        )
+        self._reader = SlowReader(options, place, start.request_id)
+        most = self._max_tokens_per_chunk if coalesce else 1
+        self._outbox = stream_outbox(self._credits, options, max_tokens_per_chunk=most)
         self._deadlines = StreamDeadlines(options, clock)
         self._progress: Prefill | None = None
         self._told_position = 0
@@ -101,7 +95,10 @@ class Stream:
         self._tail = ""
         self._error: ServiceError | None = None
         self._cancelled = False
-        self._times = StreamTimes(clock)
+        self._times = StreamTimes(clock, trace)
+        # Told of the end once, and then no more.
+        self._observer = observer
+        self._note_token = observer.token if observer.listening else None
 
     @property
     def request_id(self) -> str:
@@ -140,16 +137,12 @@ class Stream:
     def accepted(self, model: ModelInfo) -> pb.GenerateResponse:
         self._times.accepted()
         enforced = self._options.enforce_credits
-        return pb.GenerateResponse(
-            accepted=pb.Accepted(
-                request_id=self.request_id,
-                model=model.name,
-                max_unacked_chunks=self._credits.snapshot().window if enforced else 0,
-                max_tokens_per_chunk=self._max_tokens_per_chunk,
-                seed=self._start.request.sampling.seed,
-                model_fingerprint=model.fingerprint,
-                prompt_part_bytes=self._options.request_chunk_bytes,
-            )
+        return responses.accepted(
+            self._start,
+            model,
+            max_unacked_chunks=self.credits().window if enforced else 0,
+            max_tokens_per_chunk=self._max_tokens_per_chunk,
+            prompt_part_bytes=self._options.request_chunk_bytes,
         )
 
     def take_event(self, event: Event) -> None:
@@ -160,6 +153,9 @@ class Stream:
                     self._times.first_token()
                     self._place.apply(Input.TOKEN)
                     self._seat.first_token()
+                    self._observer.first_token(self._times.to_first_token_s)
+                if self._note_token is not None:
+                    self._note_token(self._clock())
                 if self._start.chunk_timing:
                     self._times.token_arrived()
                 self._outbox.push(event)
@@ -167,7 +163,10 @@ class Stream:
                     self._pause_row()
             case Prefill():
                 self._take_prefill(event)
+            case Assigned():
+                self.trace.note(Moment.ASSIGNED, worker=event.worker, pid=event.pid)
             case Interrupted():
+                self.trace.note(Moment.FAILOVER)
                 self._seat.interrupted()
                 self._notices.append(responses.failover())
             case Finished():
@@ -189,6 +188,7 @@ class Stream:
         self._prompt_tokens = max(0, event.total - len(self._start.request.resume_ids))
         self._seat.place_known(event.queue_position == 0)
         if event.queue_position == 0:
+            self.trace.note(Moment.PREFILL)
             self._place.apply(Input.PREFILL_STARTED)
 
     def take_prompt_part(self, text: str, *, last: bool) -> None:
@@ -213,15 +213,15 @@ class Stream:
             self._credits.ack(seq)
         except AckBeyondSentError as error:
             raise ServiceError(Reason.ACK_BEYOND_SENT, str(error)) from error
-        if self._ack_times.acked(seq, self._clock()):
-            self._tell_slow()
+        if self._reader.times.acked(seq, self._clock()):
+            self._notices.append(self._reader.found(unacked=self.credits().unacked))
         self.wake.set()
 
     def take_half_close(self) -> None:
         """No more acks will come. Raises ServiceError when pieces of the prompt are missing."""
         self.parts.check_complete()
         self._credits.half_close()
-        self._ack_times.clear()
+        self._reader.times.clear()
         self.wake.set()
 
     def take_cancel(self) -> None:
@@ -254,6 +254,7 @@ class Stream:
         if self._end is not None and not self._outbox:
             self._place.apply(Input.FINISH)
             self._seat.end(Outcome.SUCCESS, self._sent_tokens)
+            self._tell_end(Input.FINISH)
             self.ended = True
             return responses.finished(
                 self._end,
@@ -271,9 +272,10 @@ class Stream:
         """The error with which the stream ends, when the deadline last told to `rearm` has passed."""
         return self._deadlines.passed(self.credits())
 
-    def close(self, how: Input) -> None:
-        """Give everything back. how: CANCEL or FAIL, for a stream that has not ended."""
+    def close(self, how: Input, error: ServiceError | None = None) -> None:
+        """Give everything back. how: CANCEL or FAIL, for a stream that has not ended; error: with what."""
         self._deadlines.unwatch()
+        self._error = self._error or error
         self._leave(how)
         if self._lease is not None:
             self._lease.release()
@@ -290,20 +292,21 @@ class Stream:
             stalled_s=self._times.current_stall_s,
             waiting_tokens=len(self._outbox),
             parked=self._row.paused,
-            mean_ack_s=self._ack_times.mean_s,
-            slow=self._ack_times.slow,
+            mean_ack_s=self._reader.times.mean_s,
+            slow=self._reader.times.slow,
             age_s=self._times.age_s,
             tenant=self._seat.tenant,
             service_class=self._seat.service_class,
             queue_position=self._seat.position,
+            sent_tokens=self._new_tokens,
         )
 
     def _chunk(self, seq: int, pieces: list[Piece]) -> pb.GenerateResponse:
         if self._times.stalled:
-            self._times.unstall()
+            self._end_stall()
             self._deadlines.clear(Timer.ACK_TIMEOUT)
             self._place.apply(Input.CREDIT_RETURNED)
-        self._ack_times.sent(seq, self._clock())
+        self._reader.times.sent(seq, self._clock())
         if self._lease is not None and self._start.request.logprobs is None:
             message = self._lease.use()
             message.fill(seq, self._sent_tokens, pieces)
@@ -312,8 +315,12 @@ class Stream:
             response = responses.chunk(seq, self._sent_tokens, pieces)
         tokens = 0 if isinstance(pieces[0], str) else len(pieces)
         self._sent_tokens += tokens
+        if tokens > 1:
+            self._place.coalesced(tokens - 1)
         if self._row.paused and self._outbox.drained:
             self._row.resume()
+            self._place.resumed()
+            self._observer.release()
         if self._start.chunk_timing:
             self._times.fill(response.chunk.timing, tokens)
         return response
@@ -337,26 +344,21 @@ class Stream:
             stalled_s=self._times.stalled_s,
         )
 
-    def _tell_slow(self) -> None:
-        """Count, log and tell a slow consumer, once per stream."""
-        self._place.found_slow()
-        mean_ms = (self._ack_times.mean_s or 0.0) * 1e3
-        threshold_ms = self._options.slow_consumer_threshold_s * 1e3
-        unacked = self.credits().unacked
-        _log.warning(
-            "slow consumer", request_id=self.request_id, unacked_chunks=unacked, mean_ack_ms=round(mean_ms)
-        )
-        self._notices.append(
-            responses.slow_consumer(mean_ack_ms=mean_ms, threshold_ms=threshold_ms, unacked_chunks=unacked)
-        )
-
     def _note_stall(self) -> None:
         if self._outbox.stalled and not self._times.stalled:
             self._deadlines.await_ack(self._times.stall())
             self._place.apply(Input.CREDIT_SPENT)
+            self._observer.hold()
+
+    def _end_stall(self) -> None:
+        self._place.stall_ended(self._times.unstall())
+        if not self._row.paused:
+            self._observer.release()
 
     def _pause_row(self) -> None:
         self._row.pause()
+        self._place.parked()
+        self._observer.hold()
         # Also while the writer is blocked in a write, so that the ack timeout runs.
         self._note_stall()
 
@@ -366,11 +368,27 @@ class Stream:
         self._outbox.clear()
         self._deadlines.clear(Timer.ACK_TIMEOUT, Timer.IDLE)
         self._place.apply(how)
-        self._seat.end(self._outcome(how), self._sent_tokens)
+        self._seat.end(permit_outcome(self._error, has_token=self._times.has_token), self._sent_tokens)
+        self._tell_end(how)
         self.wake.set()
 
-    def _outcome(self, how: Input) -> Outcome:
-        """What an end before `finished` says about the load."""
-        timed_out = self._error is not None and self._error.reason is Reason.STREAM_TIMEOUT
-        late = how is Input.FAIL and timed_out and not self._times.has_token
-        return Outcome.DROPPED if late else Outcome.IGNORED
+    def _tell_end(self, how: Input) -> None:
+        if self._times.stalled:
+            self._end_stall()
+        observer, self._observer = self._observer, UNOBSERVED
+        out_of_time = self._seat.out_of_time and not self._cancelled
+        tell_end(
+            observer,
+            self.request_id,
+            self._seat,
+            self._times,
+            how=cause_of(how, self._end, self._error, out_of_time=out_of_time),
+            finished=self._end,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._new_tokens,
+        )
+
+    @property
+    def _new_tokens(self) -> int:
+        """Tokens sent, without those that the caller had before."""
+        return self._sent_tokens - len(self._start.request.resume_ids)

@@ -5,6 +5,7 @@ import asyncio
 from engine.contract import Engine, EngineError, EventSink
 from engine.requests import ChatInput, GenerationRequest, TextInput
 from service.errors import ServiceError
+from service.telemetry.stream_trace import Moment, StreamTrace
 
 # Of a prompt that comes in pieces, while the stream waits for its permit. The rest stays with the caller.
 _MOST_KEPT_CHARACTERS = 256 * 1024
@@ -13,12 +14,15 @@ _MOST_KEPT_CHARACTERS = 256 * 1024
 class StreamRow:
     """What the stream wants of the engine; kept until the row is submitted, passed on from then on."""
 
-    def __init__(self, engine: Engine, request: GenerationRequest, sink: EventSink) -> None:
+    def __init__(
+        self, engine: Engine, request: GenerationRequest, sink: EventSink, trace: StreamTrace
+    ) -> None:
         self.paused = False
         self.submitted = False
         self._engine = engine
         self._request = request
         self._sink = sink
+        self._trace = trace
         self._row: int | None = None
         # The number of its tokenised input at the engine, 0 for none.
         self._prepared = 0
@@ -67,15 +71,18 @@ class StreamRow:
     def pause(self) -> None:
         if self._row is not None:
             self.paused = True
+            self._trace.note(Moment.PARK)
             self._engine.pause(self._row)
 
     def resume(self) -> None:
         if self._row is not None:
             self.paused = False
+            self._trace.note(Moment.RESUME)
             self._engine.resume(self._row)
 
     def ended(self) -> None:
         """The engine has ended it by itself."""
+        self._trace.note(Moment.ROW_ENDED)
         self._row = None
 
     def leave(self) -> None:

@@ -28,3 +28,5 @@ class StreamSnapshot:
     tenant: str
     service_class: ServiceClass
     queue_position: int
+    sent_tokens: int
+    """Without those that the caller had before."""

@@ -4,15 +4,20 @@ from collections import deque
 from collections.abc import Callable
 
 from penstock.v1 import generation_pb2 as pb
+from service.telemetry.stream_trace import Moment, StreamTrace
 
 
 class StreamTimes:
     """Times of one stream by its clock, and the durations that are told to callers. Made when it asks."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], trace: StreamTrace) -> None:
         self.asked_s = clock()
         self._clock = clock
-        self._submitted_s: float | None = None
+        self._trace = trace
+        self.submitted_s: float | None = None
+        """When it was handed to the engine; None before."""
+        self.stalls = 0
+        """Times that tokens waited without credit."""
         self._accepted_s = 0.0
         self._first_token_s: float | None = None
         self._arrived_s: deque[float] = deque()
@@ -21,7 +26,7 @@ class StreamTimes:
 
     def submitted(self) -> None:
         """The stream was handed to the engine."""
-        self._submitted_s = self._clock()
+        self.submitted_s = self._clock()
 
     def accepted(self) -> None:
         """The caller is told that the stream was accepted."""
@@ -53,13 +58,18 @@ class StreamTimes:
 
     def stall(self) -> float:
         """Tokens wait and there is no credit, from now on. Returns the time."""
+        self.stalls += 1
         self._stalled_since_s = self._clock()
+        self._trace.note(Moment.STALL)
         return self._stalled_since_s
 
-    def unstall(self) -> None:
-        """Credit is back."""
-        self._stalled_s += self.current_stall_s
+    def unstall(self) -> float:
+        """Credit is back, or the stream has ended. Returns how long the stall was; 0 without one."""
+        stall_s = self.current_stall_s
+        self._stalled_s += stall_s
         self._stalled_since_s = None
+        self._trace.note(Moment.CREDIT)
+        return stall_s
 
     @property
     def current_stall_s(self) -> float:
@@ -77,7 +87,7 @@ class StreamTimes:
     @property
     def admission_s(self) -> float:
         """How long it waited for its permit; 0 while it waits."""
-        return 0.0 if self._submitted_s is None else self._submitted_s - self.asked_s
+        return 0.0 if self.submitted_s is None else self.submitted_s - self.asked_s
 
     @property
     def to_first_token_s(self) -> float:

@@ -38,10 +38,12 @@ def run_command(
     *,
     as_json: bool = False,
     on_interrupt: str = "cancelled",
+    interrupted: int = EXIT_INTERRUPTED,
 ) -> None:
     """Runs a command to its end and turns its failure into one line and an exit code, by typer.Exit.
 
-    Ctrl-C cancels the coroutine, and with it its calls, and prints on_interrupt on standard error.
+    Ctrl-C cancels the coroutine, and with it its calls, prints on_interrupt on standard error and ends with
+    the status `interrupted`.
     """
     try:
         try:
@@ -49,7 +51,7 @@ def run_command(
         except KeyboardInterrupt:
             if on_interrupt:
                 print(on_interrupt, file=sys.stderr)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            raise typer.Exit(interrupted) from None
         except PenstockError as error:
             if as_json:
                 print(json.dumps({"error": error_object(error)}, ensure_ascii=False), flush=True)

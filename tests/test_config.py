@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from config import ENVIRONMENTS, Loaded, load, report
 from config.options import OPTIONS
-from config.schema import RULES, Rule
+from config.rules import RULES, Rule
 from config.sources import VARIABLES, flag_name
 
 ROOT = Path(__file__).parents[1]

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.chaos.callers import VIOLATION
+from benchmarks.chaos.plan import WEIGHTS
 from benchmarks.chaos.run import LOG, Found, Size, run
 from benchmarks.report import write_json
 from benchmarks.result import Cell, Result, Row, make_result, print_result
@@ -77,7 +78,7 @@ def main() -> int:
     arguments = read_arguments()
     duration_s = arguments.minutes * 60
     events = arguments.events or round(arguments.minutes * _EVENTS_PER_MINUTE)
-    size = Size(duration_s, events, arguments.requests, arguments.max_tokens, arguments.seed)
+    size = Size(duration_s, events, arguments.requests, arguments.max_tokens, arguments.seed, WEIGHTS)
     with tempfile.TemporaryDirectory() as directory:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             found = runner.run(run(size, Path(directory)))

@@ -1,6 +1,7 @@
 """What happens when in a chaos run. Pure: equal seeds make equal plans."""
 
 import random
+from collections.abc import Mapping
 
 import msgspec
 
@@ -27,15 +28,15 @@ class Event(msgspec.Struct, frozen=True):
     dice: float
 
 
-def make_plan(count: int, duration_s: float, seed: int) -> list[Event]:
+def make_plan(count: int, duration_s: float, seed: int, weights: Mapping[str, int] = WEIGHTS) -> list[Event]:
     """Events at random moments, earliest first; every kind at least once where there is room.
 
     The first twentieth of the time is left quiet, so that there is something to disturb.
     """
     dice = random.Random(seed)
     kinds = [
-        *WEIGHTS,
-        *dice.choices(list(WEIGHTS), weights=list(WEIGHTS.values()), k=max(0, count - len(WEIGHTS))),
+        *weights,
+        *dice.choices(list(weights), weights=list(weights.values()), k=max(0, count - len(weights))),
     ]
     dice.shuffle(kinds)
     times_s = sorted(dice.uniform(_QUIET_SHARE * duration_s, duration_s) for _ in range(count))

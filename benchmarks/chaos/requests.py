@@ -22,7 +22,8 @@ _WORDS = (
 )
 PART_BYTES = 1024
 """A prompt longer than this goes up in pieces."""
-KINDS = ("greedy", "seeded", "chat", "parts", "stop", "penalised")
+KINDS = ("greedy", "seeded", "chat", "parts", "stop", "penalised", "long")
+_LONG_WORDS = 500
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def _request(kind: str, number: int, max_tokens: int, dice: random.Random) -> Re
         ]
     elif kind == "parts":
         prompt = text + " " + " ".join(dice.choices(_WORDS, k=PART_BYTES // 5))
+    elif kind == "long":
+        prompt = text + " " + " ".join(dice.choices(_WORDS, k=_LONG_WORDS))
     elif kind == "stop":
         options |= {"stop": ["friend", " happy."], "ignore_eos": True}
     elif kind == "penalised":

@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from engine.model_source import EMBEDDED, resolve
 from penstock.client import Client
 from penstock.errors import PenstockError
 from penstock.v1.status_pb2 import WORKER_STATE_READY
-from service.assembly import LISTENING
+from service.assembly import LISTENING, METRICS
 
 WORKERS = 2
 LOG = "server.log"
@@ -38,6 +39,7 @@ _WAYS = {plan.STALL: "stall", plan.CANCEL: "cancel", plan.DISCONNECT: "disconnec
 OPTIONS = {
     "SERVER__PORT": "0",
     "SERVER__DRAIN_GRACE_MS": "5000",
+    "TELEMETRY__PROMETHEUS_PORT": "0",
     "LOGGING__LEVEL": "warning",
     "ENGINE__WORKERS": str(WORKERS),
     # Bits that do not depend on the batch, or texts could not be compared.
@@ -73,23 +75,45 @@ class Found:
 
 @dataclass(frozen=True)
 class Size:
-    """requests: different ones; each is run alone first. max_tokens: output of each at most."""
+    """requests: different ones; each is run alone first. max_tokens: output of each at most.
+
+    weights: how often each kind of event happens, relative to the others.
+    """
 
     duration_s: float
     events: int
     requests: int
     max_tokens: int
     seed: int
+    weights: Mapping[str, int]
 
 
-async def run(size: Size, directory: Path) -> Found:
+def tell(what: str) -> None:
+    """Say how far the run is."""
+    print(f"  {what}", file=sys.stderr, flush=True)
+
+
+Watch = Callable[[Child, str], AbstractAsyncContextManager[None]]
+"""Looks at a server while it is disturbed, from rest to rest; given the address of its metrics too."""
+
+
+@asynccontextmanager
+async def look_away(server: Child, metrics: str) -> AsyncIterator[None]:
+    """A Watch that watches nothing."""
+    yield
+
+
+async def run(
+    size: Size, directory: Path, *, tell: Callable[[str], None] = tell, watch: Watch = look_away
+) -> Found:
     """directory: for the server's log and a further model."""
     environ = {f"PENSTOCK_{name}": value for name, value in OPTIONS.items()}
     log = directory / LOG
     with Child("service", "serve", environ=environ, log=log) as server:
         target = server.read_line().removeprefix(LISTENING)
-        run = _Run(server, target, size, directory)
-        await run.whole()
+        metrics = server.read_line().removeprefix(METRICS)
+        run = _Run(server, target, size, directory, tell)
+        await run.whole(watch(server, metrics))
     run.found.problems += [f"in the server's log: {line}" for line in _tracebacks(log)]
     return run.found
 
@@ -99,17 +123,16 @@ def _tracebacks(log: Path) -> list[str]:
     return [line[:300] for line in lines if "Traceback" in line]
 
 
-def _tell(what: str) -> None:
-    print(f"  {what}", file=sys.stderr, flush=True)
-
-
 class _Run:
-    def __init__(self, server: Child, target: str, size: Size, directory: Path) -> None:
+    def __init__(
+        self, server: Child, target: str, size: Size, directory: Path, tell: Callable[[str], None]
+    ) -> None:
         self.found = Found()
         self._server = server
         self._target = target
         self._size = size
         self._directory = directory
+        self._tell = tell
         self._client = Client(target)
         self._dice = random.Random(size.seed)
         self._requests = make_requests(size.requests, size.max_tokens, size.seed)
@@ -119,28 +142,24 @@ class _Run:
         self._loaded = ""
         self._loading = asyncio.Lock()
 
-    async def whole(self) -> None:
+    async def whole(self, watching: AbstractAsyncContextManager[None]) -> None:
         async with self._client:
             self.found.problems += [f"at the start: {what}" for what in await self._settle(_START_S)]
             if self.found.problems:
                 return
-            _tell("the server is ready")
+            self._tell("the server is ready")
             self._expected = [await unbroken(self._client, request) for request in self._requests]
-            _tell(f"{len(self._expected)} requests answered alone")
+            self._tell(f"{len(self._expected)} requests answered alone")
             self.found.before = held_by(self._server.pid)
-            await self._disturb()
-            _tell(f"all {len(self.found.ended)} callers ended")
-            await self._unload()
-            began_s = time.monotonic()
-            wrong = await self._settle(SETTLE_S)
-            self.found.problems += [f"after {SETTLE_S:g} s: {what}" for what in wrong]
-            self.found.settled_s = time.monotonic() - began_s
-            status = await self._client.status()
-            self.found.failovers = status.failovers
-            self.found.restarts = sum(each.restarts for each in status.workers)
-            self.found.after = held_by(self._server.pid)
-            self.found.problems += too_much(self.found.before, self.found.after)
-            self._pids |= set(family(self._server.pid))
+            async with watching:
+                await self._disturb()
+                self._tell(f"all {len(self.found.ended)} callers ended")
+                await self._unload()
+                began_s = time.monotonic()
+                wrong = await self._settle(SETTLE_S)
+                self.found.problems += [f"after {SETTLE_S:g} s: {what}" for what in wrong]
+                self.found.settled_s = time.monotonic() - began_s
+            await self._look_at_the_end()
         self.found.exit_status = await asyncio.to_thread(self._server.end, END_S)
         if self.found.exit_status != 0:
             self.found.problems.append(f"SIGTERM: exit status {self.found.exit_status}")
@@ -148,19 +167,30 @@ class _Run:
         if left:
             self.found.problems.append(f"{len(left)} processes live on")
 
+    async def _look_at_the_end(self) -> None:
+        status = await self._client.status()
+        self.found.failovers = status.failovers
+        self.found.restarts = sum(each.restarts for each in status.workers)
+        self.found.after = held_by(self._server.pid)
+        if self.found.before is not None:
+            self.found.problems += too_much(self.found.before, self.found.after)
+        self._pids |= set(family(self._server.pid))
+
     async def _disturb(self) -> None:
         """All events at their times, over callers that come one after the other; then all callers end."""
         began_s = time.monotonic()
         ends_s = began_s + self._size.duration_s
         steady = [asyncio.create_task(self._caller(ends_s)) for _ in range(_CALLERS)]
-        for event in make_plan(self._size.events, self._size.duration_s, self._size.seed):
+        for event in self._plan():
             await asyncio.sleep(max(0.0, began_s + event.at_s - time.monotonic()))
             if not self._server.running:
                 self.found.problems.append("the server ended")
                 break
             done = await self._happen(event)
             (self.found.events if done else self.found.skipped)[event.kind] += 1
-            _tell(f"{time.monotonic() - began_s:6.1f} s: {event.kind}{'' if done else ' (cannot be done)'}")
+            self._tell(
+                f"{time.monotonic() - began_s:6.1f} s: {event.kind}{'' if done else ' (cannot be done)'}"
+            )
         tasks = {*steady, *self._tasks}
         _, running = await asyncio.wait(tasks, timeout=_CALLERS_END_S)
         for task in running:
@@ -169,6 +199,10 @@ class _Run:
             self.found.problems.append(f"{len(running)} callers did not end")
         failed = await asyncio.gather(*tasks, return_exceptions=True)
         self.found.problems += [repr(each) for each in failed if isinstance(each, Exception)]
+
+    def _plan(self) -> list[Event]:
+        size = self._size
+        return make_plan(size.events, size.duration_s, size.seed, size.weights)
 
     async def _caller(self, ends_s: float) -> None:
         while time.monotonic() < ends_s:

@@ -64,9 +64,10 @@ class DecodeRows:
         """
         with self._clock:
             self._let_go()
+            joining = iter(caches)
             if not self._rows:
-                self._cache = with_slots(caches.pop(0))
-            for cache in caches:
+                self._cache = with_slots(next(joining))
+            for cache in joining:
                 for mine, theirs in zip(self._cache, cache, strict=True):
                     mine.extend(theirs)
         self._rows = [*self._rows, *rows]

@@ -38,6 +38,7 @@ class FirstTokens:
         prepared, request = row.prepared, row.prepared.request
         if (
             not self._enabled
+            or not request.speculate
             or request.sampling.temperature != 0
             or request.logprobs is not None
             or row.generated

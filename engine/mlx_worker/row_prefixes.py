@@ -52,7 +52,7 @@ class RowPrefixes:
 
         A search that could find no more than the last one did is left out.
         """
-        if not self._cache.enabled or row.prefix_version == self._cache.version:
+        if not self._of_use(row) or row.prefix_version == self._cache.version:
             return False
         row.prefix_version = self._cache.version
         began_s = self._clock()
@@ -77,13 +77,13 @@ class RowPrefixes:
         self.cached_prompt_tokens += row.cached_tokens
         if row.cached_tokens:
             self.hits += 1
-        elif self._cache.enabled:
+        elif self._of_use(row):
             self.misses += 1
 
     def keep_prompt(self, row: Row, batch: Batch) -> None:
         """The prompt of a row is computed, all but its last token: keep it if enough of it is new."""
         ids = row.prepared.prompt_ids
-        if not self._cache.enabled or row.first_token_s is not None or not row.whole:
+        if not self._of_use(row) or row.first_token_s is not None or not row.whole:
             return
         if len(ids) - row.cached_tokens < _LEAST_PROMPT_TOKENS:
             return
@@ -99,7 +99,7 @@ class RowPrefixes:
         A cache that cannot be trimmed is of use only to a text that goes on exactly there. Few do, since
         templates put something between; the end of the prompt is kept for these.
         """
-        if not self._cache.enabled or row.first_token_s is None:
+        if not self._of_use(row) or row.first_token_s is None:
             return
         kept: Parked | None = row.parked if row.uid is None else batch.copy_kv(row)
         if kept is not None and len(kept.tokens) >= _LEAST_FOUND_TOKENS and can_trim_prompt_cache(kept.cache):
@@ -115,3 +115,7 @@ class RowPrefixes:
     def give_way(self, row_bytes: int) -> None:
         """Give up cached prefixes where they and so many bytes of rows are more than allowed."""
         self._cache.shrink_to(max(0, self._max_kv_bytes - row_bytes))
+
+    def _of_use(self, row: Row) -> bool:
+        """Whether the cache is on, for this row too."""
+        return self._cache.enabled and row.prepared.request.prefix_cache

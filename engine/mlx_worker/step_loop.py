@@ -155,6 +155,8 @@ class StepLoop:
             return
         if isinstance(order, Tune):
             self._slices.resize(order.prefill_step_tokens)
+            for evicted in self._parking.resize(order.max_parked_kv_bytes):
+                evicted.parked = None
             self._prefixes.resize(order.max_prefix_cache_bytes)
             return
         row = self._rows.get(order.stream)

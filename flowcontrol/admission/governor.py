@@ -143,6 +143,11 @@ class Governor:
         self._judge.options = self.options = replace(self.options, limits=limits, gate=gate)
         self._limiter.configure(limits, now_s)
 
+    @property
+    def last_good_limit(self) -> int:
+        """The last limit that stood under demand with load on target or below, in streams."""
+        return self._limiter.last_good
+
     def configure_tenants(self, options: TenantOptions, now_s: float) -> None:
         """Change the tenants' limits. Nobody who was admitted or waits loses anything."""
         self._judge.options = self.options = replace(self.options, tenants=options)
@@ -304,7 +309,7 @@ class Governor:
             last_good=limiter.last_good,
             cap=limiter.cap,
             fixed=self._unfixed is not None,
-            changes=dict(limiter.changes),
+            changes=limiter.changes,
             raised=limiter.raised,
             lowered=limiter.lowered,
         )

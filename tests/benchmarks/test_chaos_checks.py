@@ -18,7 +18,7 @@ from penstock.v1.status_pb2 import (
     Worker,
 )
 
-SIZE = Size(duration_s=60.0, events=50, requests=12, max_tokens=40, seed=1)
+SIZE = Size(duration_s=60.0, events=50, requests=12, max_tokens=40, seed=1, weights=WEIGHTS)
 WHOLE = Output("one two three", (1, 2, 3), 2)
 
 
@@ -38,7 +38,7 @@ def test_a_short_plan_has_as_many_events_as_asked_for() -> None:
 
 
 def test_requests_are_of_all_kinds_and_determined() -> None:
-    requests = make_requests(12, 40, seed=1)
+    requests = make_requests(2 * len(KINDS), 40, seed=1)
     assert [each.name.split()[0] for each in requests] == [*KINDS, *KINDS]
     for each in requests:
         assert each.options.get("temperature") == 0 or each.options.get("seed") is not None

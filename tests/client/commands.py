@@ -10,12 +10,14 @@ PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import typer
-from service import cli_generate, cli_limits, cli_models, cli_status
+from service import cli_canary, cli_generate, cli_limits, cli_models, cli_status, cli_top
 app = typer.Typer()
 app.command("generate")(cli_generate.generate)
 app.command("limits")(cli_limits.limits)
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_canary.app, name="canary")
 app.command("status")(cli_status.status)
+app.command("top")(cli_top.top)
 app()
 """
 

@@ -18,6 +18,7 @@ from penstock.v1.status_pb2 import (
 )
 from tests.client.commands import Penstock
 from tests.client.doubles import ScriptedServer
+from tests.service.top_statuses import add_guard
 
 
 @pytest_asyncio.fixture
@@ -199,3 +200,37 @@ async def test_status_watch_until_ctrl_c(penstock: Penstock, grpc_servicer: Scri
     assert (process.returncode, err) == (130, b"")
     await asyncio.wait_for(grpc_servicer.watchers_gone.wait(), 10)
     assert [request.include_streams for request in grpc_servicer.status_requests] == [True]
+
+
+async def test_status_queue_and_tenants(penstock: Penstock, grpc_servicer: ScriptedServer) -> None:
+    admission = grpc_servicer.status.admission
+    admission.limits.queued, admission.limits.drain_ms, admission.queued_tokens = 4, 2300, 3400
+    admission.priorities.add(priority=Priority.PRIORITY_INTERACTIVE, queued=3, in_flight=1)
+    admission.priorities.add(priority=Priority.PRIORITY_BULK, queued=1)
+    admission.tenants.add(name="acme\x1b[2J", tokens=1_200_000, in_flight=2, queued=3)
+    admission.tenants.add(tokens=10, queued=1)
+    lines = [" ".join(line.split()) for line in (await penstock("status")).out.splitlines()]
+    first = lines.index("Queue 4 waiting, the last one starts in about 2.3 s; 3.4 K tokens")
+    assert lines[first + 1] == "3 interactive, 1 bulk"
+    assert lines[first + 2] == "Tenants acme\N{REPLACEMENT CHARACTER}[2J 1.2 M tokens, 2 in flight, 3 waiting"
+    assert lines[first + 3] == "(no name) 10 tokens, 0 in flight, 1 waiting"
+
+
+async def test_status_of_objectives_actions_and_features(
+    penstock: Penstock, grpc_servicer: ScriptedServer
+) -> None:
+    add_guard(grpc_servicer.status)
+    grpc_servicer.status.remediation.dry_run = True
+    result = await penstock("status")
+    assert max(len(line) for line in result.out.splitlines()) <= 80
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    first = lines.index("Objectives TTFT p50 210 ms of 1.0 s, burn 0.1/0.2, met")
+    assert lines[first + 1 : first + 8] == [
+        "TTFT p95 6.2 s of 5.0 s, burn 14/3, breached 2 min",
+        "Faults - of 0.5 %, burn -/-, too few: 7",
+        "Remediation dry run, 1 in force",
+        "in force: lower limit taken 65 s ago: ttft_p95 is breached",
+        "throttle tenant acme undone 7 min ago: refusals",
+        "Features prefix_cache canary 10 %: no difference",
+        "pooling on",
+    ]

@@ -1,7 +1,7 @@
 """What every Engine does when it is tuned, or told to restart a worker, while streams run."""
 
 import asyncio
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.engine.requests import Sink, generation
 from tests.engine.subjects import Subject
 from tests.engine.waiting import eventually
 
-SMALL = EngineTuning(prefill_step_tokens=8, max_prefix_cache_bytes=0)
+SMALL = EngineTuning(prefill_step_tokens=8, max_prefix_cache_bytes=0, max_parked_kv_bytes=None)
 
 
 async def whole(subject: Subject) -> None:
@@ -56,11 +56,13 @@ class Tuning:
         assert subject.engine.snapshot().tuning == AS_CONFIGURED
         assert [sink.ids for sink in sinks] == [reference.ids] * 3
 
-    @pytest.mark.parametrize("values", [{"prefill_step_tokens": 0}, {"max_prefix_cache_bytes": -1}])
-    async def test_values_that_cannot_be_are_named(self, subject: Subject, values: dict[str, Any]) -> None:
-        [name] = values
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("prefill_step_tokens", 0), ("max_prefix_cache_bytes", -1), ("max_parked_kv_bytes", -1)],
+    )
+    async def test_values_that_cannot_be_are_named(self, subject: Subject, name: str, value: int) -> None:
         with pytest.raises(ValueError, match=f"^{name} must be at least "):
-            EngineTuning(**{"prefill_step_tokens": None, "max_prefix_cache_bytes": None} | values)
+            replace(AS_CONFIGURED, **{name: value})
 
 
 class Restarting:

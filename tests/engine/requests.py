@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.events import Event, Failed, Finished, Prefill, Token
+from engine.events import Assigned, Event, Failed, Finished, Prefill, Token
 from engine.requests import GenerationRequest, ModelInput, Sampling, Stopping, TextInput
 
 PROMPT = TextInput("Once upon a time there was")
@@ -35,24 +35,40 @@ def generation(
     logprobs: int | None = None,
     resume_ids: Iterable[int] = (),
     cache_salt: str = "",
+    prefix_cache: bool = True,
+    speculate: bool = True,
     **changes: Any,
 ) -> GenerationRequest:
     """A request with fields of Sampling and Stopping changed by name."""
     stop = {name: changes.pop(name) for name in list(changes) if name in _STOPPING_FIELDS}
     return GenerationRequest(
-        model_input, sampling(**changes), stopping(**stop), logprobs, tuple(resume_ids), cache_salt
+        model_input,
+        sampling(**changes),
+        stopping(**stop),
+        logprobs,
+        tuple(resume_ids),
+        cache_salt,
+        prefix_cache,
+        speculate,
     )
 
 
 class Sink:
-    """Keeps the events of one stream; `react` is called with each one after it was kept."""
+    """Keeps the events of one stream; `react` is called with each one after it was kept.
+
+    assigned: apart from the others, since engines without workers tell none.
+    """
 
     def __init__(self, react: Callable[[Event], None] = lambda event: None) -> None:
         self.events: list[Event] = []
+        self.assigned: list[Assigned] = []
         self.ended = asyncio.Event()
         self.react = react
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Assigned):
+            self.assigned.append(event)
+            return
         self.events.append(event)
         if isinstance(event, Finished | Failed):
             self.ended.set()

@@ -68,3 +68,7 @@ def test_the_oldest_are_forgotten_from_their_end() -> None:
     assert affinity.match(0, (1, 2)) == 2
     affinity.note(0, tuple(range(100, 110)))
     assert affinity.match(0, tuple(range(100, 110))) == 4
+
+
+def test_what_uses_no_prefix_cache_has_no_keys() -> None:
+    assert block_keys(generation(ChatInput(TURNS), prefix_cache=False)) == ()

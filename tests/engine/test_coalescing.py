@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from engine.contract import EngineError
-from engine.events import Event, Failed, Token
+from engine.events import Assigned, Event, Failed, Interrupted, Token
 from engine.requests import ChatInput, GenerationRequest, PartsInput, TextInput, TokenInput
 from flowcontrol.reasons import Reason
 from tests.engine.coalescing_subjects import TOKENS, Caller, Coalescing, unbroken
@@ -56,6 +56,8 @@ def test_what_shares(subject: Coalescing, one: GenerationRequest, other: Generat
         (generation(), generation(max_tokens=25)),
         (generation(), generation(stop_strings=("x",))),
         (generation(), generation(logprobs=0)),
+        (generation(), generation(prefix_cache=False)),
+        (generation(), generation(speculate=False)),
         (generation(), generation(resume_ids=(5,))),
         (generation(), generation(logit_bias={1: 1.0})),
         (generation(logit_bias={1: 1.0}), generation(logit_bias={1: 2.0})),
@@ -209,6 +211,31 @@ def test_an_interruption_reaches_everybody_at_once(subject: Coalescing) -> None:
     assert [len(caller.prefills) for caller in (one, two, late)] == [2, 1, 1]
     assert late.interruptions == 0
     assert late.prefills[0].total == late.finished.prompt_tokens
+
+
+def test_all_are_told_which_worker_has_the_row(subject: Coalescing) -> None:
+    one, two = subject.submit(REQUEST), subject.submit(REQUEST)
+    tell = subject.inner.submitted[1]
+    tell(Assigned(1, 0, 100))
+    subject.turn()
+    late = subject.submit(REQUEST)
+    subject.turn()
+    tell(Interrupted(1))
+    tell(Assigned(1, 1, 101))
+    for caller in (one, two, late):
+        assert caller.assigned == [Assigned(caller.number, 0, 100), Assigned(caller.number, 1, 101)]
+
+
+def test_one_that_joins_between_two_workers_is_told_of_the_second(subject: Coalescing) -> None:
+    subject.submit(REQUEST)
+    tell = subject.inner.submitted[1]
+    tell(Assigned(1, 0, 100))
+    tell(Interrupted(1))
+    late = subject.submit(REQUEST)
+    subject.turn()
+    assert late.assigned == []
+    tell(Assigned(1, 1, 101))
+    assert late.assigned == [Assigned(late.number, 1, 101)]
 
 
 def test_a_prepared_request_that_joins_is_forgotten(subject: Coalescing) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -122,14 +123,8 @@ async def unbroken(engine: PoolEngine) -> list[tuple[GenerationRequest, Outcome]
 
 def replace_stop(request: GenerationRequest, stop: str) -> GenerationRequest:
     fields = {name: getattr(request.stopping, name) for name in request.stopping.__struct_fields__}
-    return GenerationRequest(
-        request.input,
-        request.sampling,
-        type(request.stopping)(**fields | {"stop_strings": (stop, "never to be seen")}),
-        request.logprobs,
-        request.resume_ids,
-        request.cache_salt,
-    )
+    stopping = type(request.stopping)(**fields | {"stop_strings": (stop, "never to be seen")})
+    return msgspec.structs.replace(request, stopping=stopping)
 
 
 def kill_one(engine: PoolEngine, rng: random.Random) -> int:

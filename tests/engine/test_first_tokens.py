@@ -364,3 +364,12 @@ def test_the_least_recently_used_is_forgotten() -> None:
         assert table.recall(key(0)) == 0
         table.learn(key(second), second)
     assert [table.recall(key(number)) for number in range(4)] == [0, None, 2, 3]
+
+
+def test_a_request_may_forbid_it(drive: Drive, reference: Sink) -> None:
+    """It neither gets a guess nor leaves one."""
+    driver = drive()
+    for speculate in (False, True, False, True):
+        (sink,) = driver.run([request(speculate=speculate)])
+        assert_like(sink, reference)
+    assert guesses(driver) == (1, 0)

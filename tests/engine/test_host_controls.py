@@ -11,7 +11,7 @@ from tests.engine.model_hosts import a_model, hosting, load
 from tests.engine.requests import Sink, generation
 from tests.engine.waiting import eventually
 
-TUNING = EngineTuning(prefill_step_tokens=7, max_prefix_cache_bytes=None)
+TUNING = EngineTuning(prefill_step_tokens=7, max_prefix_cache_bytes=None, max_parked_kv_bytes=None)
 
 
 async def test_every_model_is_tuned_those_loaded_later_too(tmp_path: Path) -> None:

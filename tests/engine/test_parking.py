@@ -16,8 +16,8 @@ from engine.mlx_worker.model import LoadedModel
 from engine.mlx_worker.row import Row
 from engine.mlx_worker.row_generator import RowGenerator
 from engine.requests import GenerationRequest, TextInput
-from engine.wire import Pause, Resume, Submit
-from tests.engine.loop_driver import LoopDriver
+from engine.wire import Pause, Resume, Submit, Tune
+from tests.engine.loop_driver import PREFILL_STEP_TOKENS, LoopDriver
 from tests.engine.requests import Sink, generation
 
 Drive = Callable[..., LoopDriver]
@@ -95,6 +95,18 @@ def test_parked_bytes_are_counted_until_the_row_is_back(drive: Drive, undisturbe
     for counters in driver.counters:
         assert counters.kv_bytes >= counters.parked_kv_bytes
         assert bool(counters.parked_kv_bytes) == bool(counters.paused_rows)
+
+
+def test_a_budget_that_is_taken_away_takes_the_caches(drive: Drive, undisturbed: list[Sink]) -> None:
+    def tune_while_two_are_parked(driver: LoopDriver, event: Event) -> None:
+        hold_two_until_the_third_ends(driver, event)
+        if isinstance(event, Token) and event.stream == 3 and len(driver.sinks[3].ids) == TOKENS - 2:
+            driver.loop.hand_over(Tune(PREFILL_STEP_TOKENS, 0, 0))
+
+    driver = drive(react=tune_while_two_are_parked)
+    assert_same(driver.run(three()), undisturbed)
+    assert most_parked(driver) > 0
+    assert driver.counters[-1].evictions == 2
 
 
 def test_the_longest_parked_gives_way(drive: Drive, undisturbed: list[Sink]) -> None:

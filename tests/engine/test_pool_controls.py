@@ -21,7 +21,7 @@ from tests.engine.waiting import eventually
 from tests.engine.worker_double import PREFIX_BYTES, STEP_S, pace
 
 SLOW_STEP_S = 0.1
-NONE_KEPT = EngineTuning(prefill_step_tokens=None, max_prefix_cache_bytes=0)
+NONE_KEPT = EngineTuning(prefill_step_tokens=None, max_prefix_cache_bytes=0, max_parked_kv_bytes=None)
 
 
 @asynccontextmanager
@@ -68,7 +68,11 @@ async def test_a_lower_budget_evicts_at_once_in_every_worker_and_the_caches_fill
     async with with_prefixes(2) as engine:
         await run_some(engine, 8)
         await holds(engine, 3 * PREFIX_BYTES, 3 * PREFIX_BYTES)
-        engine.tune(EngineTuning(prefill_step_tokens=None, max_prefix_cache_bytes=PREFIX_BYTES))
+        engine.tune(
+            EngineTuning(
+                prefill_step_tokens=None, max_prefix_cache_bytes=PREFIX_BYTES, max_parked_kv_bytes=None
+            )
+        )
         await holds(engine, PREFIX_BYTES, PREFIX_BYTES)
         engine.tune(NONE_KEPT)
         await holds(engine, 0, 0)
@@ -83,14 +87,22 @@ async def test_slices_are_as_tuned_and_then_as_configured() -> None:
     async with with_prefixes(1) as engine:
         told = []
         for tokens in (None, 16, 999, None):
-            engine.tune(EngineTuning(prefill_step_tokens=tokens, max_prefix_cache_bytes=None))
+            engine.tune(
+                EngineTuning(
+                    prefill_step_tokens=tokens, max_prefix_cache_bytes=None, max_parked_kv_bytes=None
+                )
+            )
             told += [sink.finished.cached_tokens for sink in await run_some(engine, 1)]
         assert told == [77, 16, 999, 77]
 
 
 async def test_a_worker_that_starts_later_is_tuned_as_well() -> None:
     async with with_prefixes(1) as engine:
-        engine.tune(EngineTuning(prefill_step_tokens=5, max_prefix_cache_bytes=2 * PREFIX_BYTES))
+        engine.tune(
+            EngineTuning(
+                prefill_step_tokens=5, max_prefix_cache_bytes=2 * PREFIX_BYTES, max_parked_kv_bytes=None
+            )
+        )
         await restarted(engine, 0)
         assert [sink.finished.cached_tokens for sink in await run_some(engine, 4)] == [5] * 4
         await holds(engine, 2 * PREFIX_BYTES)
@@ -103,7 +115,7 @@ async def test_a_worker_that_starts_later_is_tuned_as_well() -> None:
 
 async def test_a_tuning_before_the_start_holds() -> None:
     engine = PoolEngine(replace(WORKER, model="works"), SUPERVISOR, POOL, program=PROGRAM)
-    engine.tune(EngineTuning(prefill_step_tokens=5, max_prefix_cache_bytes=None))
+    engine.tune(EngineTuning(5, None, None))
     await engine.start()
     assert [sink.finished.cached_tokens for sink in await run_some(engine, 1)] == [5]
     await engine.stop()

@@ -261,3 +261,16 @@ async def test_a_prompt_that_was_prepared_is_not_tokenised_again() -> None:
         assert engine.prepare(fine) == 0
     async with running(warm_prompts=0) as engine:
         assert engine.prepare(fine) == 0
+
+
+async def test_a_stream_is_told_of_each_worker_that_has_it() -> None:
+    async with running(workers=2) as engine:
+        sink, cancelled = Sink(), Sink()
+        before = engine.snapshot().workers
+        engine.submit(text("poison"), sink)
+        engine.cancel(engine.submit(text("fine"), cancelled))
+        await ended(sink)
+        assert len(sink.assigned) == 2
+        assert sink.assigned[0].pid == before[sink.assigned[0].worker].pid
+        assert len({assigned.pid for assigned in sink.assigned}) == 2
+        assert cancelled.assigned == []

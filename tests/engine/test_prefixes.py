@@ -305,3 +305,15 @@ def test_stage_times(drive: Drive) -> None:
         assert end.tokenise_s > 0
         assert end.cache_lookup_s > 0
         assert end.tokenise_s + end.cache_lookup_s <= end.queue_s
+
+
+def test_a_request_may_leave_the_cache_alone(drive: Drive) -> None:
+    """It takes nothing from it, leaves nothing there, and is neither a hit nor a miss."""
+    reference = one_by_one(drive(cache_bytes=0), [generation(TextInput(SYSTEM))] * 4)
+    driver = drive()
+    flags = (False, True, False, True)
+    sinks = one_by_one(driver, [generation(TextInput(SYSTEM), prefix_cache=flag) for flag in flags])
+    assert_same(sinks, reference)
+    assert [found > 0 for found in cached(sinks)] == [False, False, False, True]
+    counters = driver.counters[-1]
+    assert (counters.prefix_hits, counters.prefix_misses) == (1, 1)

@@ -39,6 +39,13 @@ def test_tokens_that_were_delivered_follow_those_that_the_caller_resumed_with() 
     assert stream.commands() == [Submit(1, generation(resume_ids=(3, 4, 5, 6)))]
 
 
+def test_it_keeps_on_another_worker_what_it_began_with() -> None:
+    stream = record(generation(prefix_cache=False, speculate=False))
+    stream.take_token(5, 11.0)
+    [submit] = stream.commands()
+    assert submit == Submit(1, generation(prefix_cache=False, speculate=False, resume_ids=(5,)))
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_pieces_of_a_prompt_are_sent_again_in_one(last: bool) -> None:
     stream = record(generation(PartsInput()))

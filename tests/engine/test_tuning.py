@@ -39,10 +39,10 @@ def test_a_budget_of_0_empties_the_prefix_cache_and_the_old_one_fills_it_again(d
     assert full > 0
     reference = run_one(driver)
     assert reference.finished.cached_tokens > 0
-    driver.loop.hand_over(Tune(LARGE_STEP, 0))
+    driver.loop.hand_over(Tune(LARGE_STEP, 0, LARGE))
     assert run_one(driver).finished.cached_tokens == 0
     assert driver.counters[-1].prefix_cache_bytes == 0
-    driver.loop.hand_over(Tune(LARGE_STEP, LARGE))
+    driver.loop.hand_over(Tune(LARGE_STEP, LARGE, LARGE))
     assert run_one(driver).finished.cached_tokens == 0
     assert driver.counters[-1].prefix_cache_bytes == full
     again = run_one(driver)
@@ -56,7 +56,7 @@ def test_a_lower_budget_keeps_what_was_used_last(drive: Drive) -> None:
     one = driver.counters[-1].prefix_cache_bytes
     run_one(driver)
     both = driver.counters[-1].prefix_cache_bytes
-    driver.loop.hand_over(Tune(LARGE_STEP, both - 1))
+    driver.loop.hand_over(Tune(LARGE_STEP, both - 1, LARGE))
     assert run_one(driver).finished.cached_tokens > 0
     assert driver.counters[-1].prefix_cache_bytes == both - one
     assert run_one(driver, "A bird sang. " * 12).finished.cached_tokens == 0
@@ -89,8 +89,8 @@ def with_a_long_prompt(drive: Drive, *orders: Tune) -> tuple[list[int], int, Loo
 
 def test_smaller_slices_let_more_decode_steps_in_between(drive: Drive) -> None:
     large, few, reference = with_a_long_prompt(drive)
-    small, many, tuned = with_a_long_prompt(drive, Tune(SMALL_STEP, 0))
-    back, _, _ = with_a_long_prompt(drive, Tune(SMALL_STEP, 0), Tune(LARGE_STEP, 0))
+    small, many, tuned = with_a_long_prompt(drive, Tune(SMALL_STEP, 0, LARGE))
+    back, _, _ = with_a_long_prompt(drive, Tune(SMALL_STEP, 0, LARGE), Tune(LARGE_STEP, 0, LARGE))
     assert set(large[:-1]) == {LARGE_STEP}
     assert set(small[:-1]) == {SMALL_STEP}
     assert back == large

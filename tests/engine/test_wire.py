@@ -33,7 +33,7 @@ COMMANDS: list[wire.Command] = [
     wire.Count(1, TextInput("")),
     wire.Tokenise(2, generation(ChatInput((("user", "hi"),)), cache_salt="s")),
     wire.Submit(4, generation(TokenisedInput((1, 2), "chat"))),
-    wire.Tune(1, 0),
+    wire.Tune(1, 0, 2),
     wire.Stop(),
 ]
 MESSAGES: list[wire.Message] = [

@@ -172,7 +172,11 @@ def main() -> int:
         lives = len(Path(file).read_text(encoding="ascii").splitlines())
     if mode == "first life only" and lives > 1:
         return 3
-    tuning = Tune(first.options.prefill_step_tokens, first.options.max_prefix_cache_bytes)
+    tuning = Tune(
+        first.options.prefill_step_tokens,
+        first.options.max_prefix_cache_bytes,
+        first.options.max_parked_kv_bytes,
+    )
     double = Double(connection, tuning, Path(file) if mode == "paced" else None)
     if mode == "loads until":
         double.send(Loading("weights", 1, 2))

@@ -26,6 +26,15 @@ class ParkingMatchesTheReference(RuleBasedStateMachine):
     def remove(self, key: int) -> None:
         self.parked = [entry for entry in self.parked if entry[0] != key]
 
+    @rule(max_bytes=st.integers(0, 20))
+    def resize(self, max_bytes: int) -> None:
+        expected = []
+        while self.total() > max_bytes:
+            expected.append(self.parked.pop(0)[0])
+        self.max_bytes = max_bytes
+        self.evictions += len(expected)
+        assert self.lot.resize(max_bytes) == expected
+
     @rule(key=KEYS, nbytes=st.integers(0, 25))
     def park(self, key: int, nbytes: int) -> None:
         """Also a key that is parked already."""
@@ -111,6 +120,8 @@ def test_bounds_that_cannot_work_are_refused(max_bytes: int, max_s: float) -> No
 def test_negative_bytes_are_refused_and_change_nothing() -> None:
     lot: ParkingLot[str] = ParkingLot(max_bytes=10, max_s=0)
     lot.park("a", 3, 0)
+    with pytest.raises(ValueError, match="max_bytes must not be negative, got -1"):
+        lot.resize(-1)
     with pytest.raises(ValueError, match="nbytes must not be negative, got -1"):
         lot.park("a", -1, 1)
     assert lot.snapshot() == ParkingSnapshot(parked=1, bytes=3, evictions=0)

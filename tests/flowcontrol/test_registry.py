@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from flowcontrol.registry import Place, StreamRegistry
+from flowcontrol.registry import BackpressureSnapshot, Place, StreamRegistry
 from flowcontrol.stream_state import Input, State, next_state
 
 
@@ -16,6 +16,7 @@ class RegistryMatchesTheReference(RuleBasedStateMachine):
         self.registry = StreamRegistry()
         self.streams: list[tuple[Place, State]] = []
         self.slow: set[Place] = set()
+        self.stalls = 0
 
     def live(self) -> int:
         return sum(not state.ended for _, state in self.streams)
@@ -33,6 +34,7 @@ class RegistryMatchesTheReference(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.streams) - 1))
         place, state = self.streams[index]
         after = next_state(state, happened)
+        self.stalls += after is State.STALLED and state is not State.STALLED
         assert place.apply(happened) is after
         assert place.state is after
         self.streams[index] = (place, after)
@@ -53,6 +55,21 @@ class RegistryMatchesTheReference(RuleBasedStateMachine):
         assert snapshot.active_by_state == {s: states.count(s) for s in State if not s.ended}
         assert snapshot.ended_by_state == {s: states.count(s) for s in State if s.ended}
         assert snapshot.slow_consumers == len(self.slow)
+        assert snapshot.backpressure.stalls == self.stalls
+
+
+def test_backpressure_is_counted_over_all_streams() -> None:
+    registry = StreamRegistry()
+    places = [registry.admit(), registry.admit()]
+    for place in places:
+        place.parked()
+        place.coalesced(3)
+        place.stall_ended(1.5)
+        for happened in (Input.TOKEN, Input.CREDIT_SPENT, Input.CREDIT_SPENT):
+            place.apply(happened)
+    places[0].resumed()
+    counted = BackpressureSnapshot(stalls=2, stalled_s=3.0, parks=2, resumes=1, coalesced_tokens=6)
+    assert registry.snapshot().backpressure == counted
 
 
 TestRegistryMatchesTheReference = RegistryMatchesTheReference.TestCase

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
 LISTENING = "penstock listening on "
+METRICS = "penstock metrics on "
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 SCRIPTED: dict[str, Any] = {"module": "tests.integration.scripted_server", "args": ()}
@@ -62,6 +63,18 @@ class ServerProcess:
         line = self._process.stdout.readline().decode()
         assert line.startswith(LISTENING), f"the server did not start: {self.stderr()}"
         self.address = line.removeprefix(LISTENING).strip()
+
+    def wait_metrics(self) -> str:
+        """The URL of its metrics; call it once, after wait_listening."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode()
+        assert line.startswith(METRICS), f"no metrics: {line!r} {self.stderr()}"
+        return line.removeprefix(METRICS).strip()
+
+    def rest_of_stdout(self) -> str:
+        """What it wrote after the lines that were read, once it has ended."""
+        assert self._process.stdout is not None
+        return self._process.stdout.read().decode()
 
     def wait_serving(self) -> None:
         """Return when health says that the model is loaded."""

@@ -21,7 +21,8 @@ def main() -> int:
         context_tokens=100_000,
         default_max_tokens=256,
     )
-    return run(load("test", None, os.environ, {"server": {"port": 0}}), engine)
+    port = int(os.environ.get("PENSTOCK_SERVER__PORT", "0"))
+    return run(load("test", None, os.environ, {"server": {"port": port}}), engine)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scripted engines for the tests of the service."""
+"""Scripted engines and a receiver of alerts for the tests of the service."""
 
 from collections.abc import AsyncIterator
 
@@ -6,6 +6,7 @@ import pytest_asyncio
 
 from engine.scripted import ScriptedEngine
 from tests.service.drivers import scripted_engine
+from tests.service.webhook_receiver import Receiver, listening
 
 
 @pytest_asyncio.fixture
@@ -15,3 +16,10 @@ async def engine() -> AsyncIterator[ScriptedEngine]:
     await engine.start()
     yield engine
     await engine.stop()
+
+
+@pytest_asyncio.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """Of alerts; answers with 200 unless told otherwise."""
+    async with listening(Receiver()) as receiver:
+        yield receiver

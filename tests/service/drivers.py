@@ -11,6 +11,7 @@ from flowcontrol.registry import StreamRegistry
 from flowcontrol.stream_state import State
 from penstock.v1 import generation_pb2 as pb
 from service.admission import Admission
+from service.observation import UNOBSERVED, StreamObserver
 from service.options import AdmissionOptions, StreamOptions
 from service.responses import ChunkMessage
 from service.start_message import read_start
@@ -31,6 +32,7 @@ OPTIONS = StreamOptions(
     max_prompt_bytes=2**20,
     request_chunk_bytes=2**15,
     response_chunk_bytes=2**15,
+    log_prompts=False,
 )
 
 ADMISSION = AdmissionOptions(default_class=ServiceClass.DEFAULT, default_max_tokens=64, remote_control=False)
@@ -66,6 +68,8 @@ class StreamDriver:
         *,
         options: Any = None,
         lease: Lease[ChunkMessage] | None = None,
+        observer: StreamObserver = UNOBSERVED,
+        coalesce: bool = True,
         **start: Any,
     ) -> None:
         """flow: of the start message. options: fields of StreamOptions to change."""
@@ -81,7 +85,15 @@ class StreamDriver:
         checked = read_start(message)
         seat = admission.ask(checked, "", None)
         self.stream = Stream(
-            engine, place, seat, checked, replace(OPTIONS, **(options or {})), self.clock, lease
+            engine,
+            place,
+            seat,
+            checked,
+            replace(OPTIONS, **(options or {})),
+            self.clock,
+            lease,
+            observer,
+            coalesce=coalesce,
         )
         self.deadline_s: float | None = None
         self.stream.watch(self._rearm)

@@ -15,14 +15,31 @@ from penstock.v1.generation_pb2_grpc import GenerationServiceStub
 from penstock.v1.model_pb2_grpc import ModelServiceStub
 from penstock.v1.status_pb2 import GetStatusRequest, Status
 from penstock.v1.status_pb2_grpc import StatusServiceStub
-from service.options import AdmissionOptions, PoolOptions, ServerOptions
+from service.options import (
+    AdmissionOptions,
+    AlertOptions,
+    GuardOptions,
+    PoolOptions,
+    RolloutOptions,
+    ServerOptions,
+    ServiceOptions,
+    TelemetryOptions,
+)
 from service.server import Server
 from tests.flowcontrol.admission.governors import governor_options
 from tests.service.drivers import ADMISSION, OPTIONS
+from tests.service.feature_subjects import ROLLOUT
 
 # Without it channels to one address share a connection, and a test sees what another one did to it.
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 GOVERNOR = governor_options(initial_streams=4)
+UNGUARDED = GuardOptions(
+    slo=None,
+    remediation=None,
+    alerts=AlertOptions("", "", timeout_s=1.0, max_attempts=1, queue_size=10, sustained_s=0.0),
+    interval_s=3600.0,
+    prefill_step_tokens=512,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,7 @@ class LocalServer:
 
     server: Server
     stubs: Stubs
+    address: str
 
 
 def server_options(**changes: Any) -> ServerOptions:
@@ -88,23 +106,29 @@ async def serving(
     pool: PoolOptions | None = None,
     admission: AdmissionOptions = ADMISSION,
     governor: GovernorOptions = GOVERNOR,
+    rollout: RolloutOptions = ROLLOUT,
+    telemetry: TelemetryOptions | None = None,
+    guard: GuardOptions = UNGUARDED,
     **options: Any,
 ) -> AsyncIterator[LocalServer]:
     """Serve an engine, or several. stream, options: fields of StreamOptions and ServerOptions to change."""
-    server = Server(
-        engine if isinstance(engine, ModelHost) else ModelHost.of(engine),
-        server_options(**options),
-        replace(OPTIONS, **(stream or {})),
-        admission,
-        governor,
-        pool,
-        version="test",
+    told = ServiceOptions(
+        server=server_options(**options),
+        stream=replace(OPTIONS, **(stream or {})),
+        admission=admission,
+        governor=governor,
+        pool=pool,
+        rollout=rollout,
+        guard=guard,
+        telemetry=telemetry,
     )
+    models = engine if isinstance(engine, ModelHost) else ModelHost.of(engine)
+    server = Server(models, told, version="test")
     address = await server.listen()
     try:
         if start:
             await server.start_engine()
         async with stubs_of(address) as stubs:
-            yield LocalServer(server, stubs)
+            yield LocalServer(server, stubs, address)
     finally:
         await server.stop()

@@ -14,7 +14,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 GENERATION = GENERATION_FILE.services_by_name["GenerationService"].full_name
 MODELS, STATUS = "penstock.v1.ModelService", "penstock.v1.StatusService"
-LIMITS = "penstock.v1.LimitsService"
+LIMITS, FEATURES = "penstock.v1.LimitsService", "penstock.v1.FeatureService"
 
 
 def asking(service: str) -> health_pb2.HealthCheckRequest:
@@ -46,7 +46,7 @@ async def test_check_and_list_follow_the_engine() -> None:
     async with serving(scripted_engine()) as local:
         assert await check(local, "") == await check(local, GENERATION) == SERVING
         listed = await local.stubs.health.List(health_pb2.HealthListRequest())  # type: ignore[attr-defined]
-        assert set(listed.statuses) == {"", GENERATION, MODELS, STATUS, LIMITS}
+        assert set(listed.statuses) == {"", GENERATION, MODELS, STATUS, LIMITS, FEATURES}
         assert {one.status for one in listed.statuses.values()} == {SERVING}
 
 

@@ -211,6 +211,7 @@ def test_a_stream_shows_its_tenant_its_class_and_its_place_in_the_queue() -> Non
         tenant="acme",
         service_class=ServiceClass.BULK,
         queue_position=3,
+        sent_tokens=0,
     )
     [shown] = status(a_governor(), [waiting]).active_streams
     assert (shown.tenant, shown.priority, shown.queue_position) == ("acme", generation_pb2.PRIORITY_BULK, 3)

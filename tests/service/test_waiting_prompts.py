@@ -102,10 +102,12 @@ async def test_one_whose_engine_is_down_waits_and_is_refused_when_that_is_for_go
     async with queued(engine) as (holder, waiting):
         engine.die()
         assert (await holder.refused()).reason == "WORKER_LOST"
+        reading = asyncio.create_task(waiting.refused())
         for _ in range(100):
             await asyncio.sleep(0)
+        assert not reading.done()
         engine.die(for_good=True)
-        assert (await waiting.refused()).reason == "CRASH_LOOP"
+        assert (await reading).reason == "CRASH_LOOP"
     assert engine.forgotten == [101]
 
 

@@ -68,6 +68,7 @@ def test_one_that_leaves_between_decision_and_telling_is_not_told() -> None:
 
 def test_a_raised_limit_wakes_as_many_as_there_is_room_for() -> None:
     subject = governor(initial_streams=1)
+    assert subject.last_good_limit == 1
     tickets = [ticket(subject.ask(ask(), 0.0)) for _ in range(6)]
     for bounds in (2, 1, 4):  # Lowered in between: differences would let six in.
         limits = replace(OPTIONS.limits, min_streams=bounds, max_streams=bounds)

@@ -48,6 +48,16 @@ class TestAdjusting:
         assert interval(limit, [1.5] * 5) is True
         assert (limit.limit, limit.reason) == (23, LimitReason.LOWERED_TTFT)
         assert (limit.changed_s, limit.last_change) == (START_S + 3, -2)
+        assert limit.changes == {LimitReason.RAISED: 1, LimitReason.LOWERED_TTFT: 1}
+
+    def test_the_last_good_limit_stood_with_load_on_target(self) -> None:
+        limit = made(StrategyName.THRESHOLD)
+        assert limit.last_good == 20
+        interval(limit, [0.5] * 5)
+        assert (limit.limit, limit.last_good) == (25, 20)
+        interval(limit, [1.0] * 5)
+        interval(limit, [1.5] * 5)
+        assert (limit.limit, limit.last_good) == (23, 25)
 
     @pytest.mark.parametrize(("count", "rank"), [(5, 5), (9, 9), (10, 9), (11, 10), (20, 18), (21, 19)])
     def test_the_90th_percentile_is_a_sample(self, count: int, rank: int) -> None:
@@ -251,6 +261,7 @@ class TestConfigure:
         limit.configure(replace(OPTIONS, min_streams=min_streams, max_streams=max_streams), START_S + 0.5)
         assert limit.limit == expected
         assert limit.last_change == expected - 20
+        assert limit.changes == ({} if expected == 20 else {LimitReason.SET: 1})
         assert limit.changed_s == (START_S if expected == 20 else START_S + 0.5)
         # The last good limit keeps to them as well.
         for _ in range(10):

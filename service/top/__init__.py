@@ -1,0 +1,1 @@
+"""The live terminal view of `penstock top`: pure, from Status messages to what rich shows."""
