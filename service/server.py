@@ -115,7 +115,7 @@ class Server:
             self._pool,
             self._observation,
             features=self.rollout.table,
-            tracer=tracing.tracer if tracing is not None else None,
+            spans=tracing.children if tracing is not None else None,
             clock=clock,
         )
         self._metrics: MetricsExporter | None = None
