@@ -13,8 +13,8 @@ from opentelemetry.util.types import AttributeValue
 class EndedSpans:
     """Hands spans with a known beginning and end to a processor.
 
-    They take about a quarter of the time that a tracer takes to start and end one: nothing is sampled, locked or
-    copied. The parent must be recorded.
+    They take about a quarter of the time that a tracer takes to start and end one: nothing is sampled,
+    locked or copied. The parent must be recorded.
     """
 
     def __init__(self, processor: SpanProcessor, resource: Resource, scope: str) -> None:
