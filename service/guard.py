@@ -133,15 +133,16 @@ class Guard:
         worse: tuple[FeatureSignal, ...],
         now_s: float,
     ) -> None:
+        before = policy.snapshot(now_s)
         signals = self._reader.read(
             found,
             governed,
             self._models.models(),
             kv_use=self._kv_use(governed),
-            worse=worse,
+            # It is rolled back in a dry run, too: not to be told as something that would have been done.
+            worse=() if before.dry_run else worse,
             now_s=now_s,
         )
-        before = policy.snapshot(now_s)
         for step in policy.decide(signals, now_s):
             policy.report(step, self._execute(step), now_s)
         self._tell_events(before, policy.snapshot(now_s))
