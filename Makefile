@@ -12,6 +12,8 @@ PROMETHEUS := build/prometheus
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Empty is not set. Where it is set, each of the many processes that the tests start compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 SERVICES := $(shell grep -l '^service ' protos/penstock/v1/*.proto)
 
 # $(call generate,DIR): stubs and their types; only files with a service get gRPC stubs.

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 from flowcontrol.features import FeatureSnapshot, FeatureState
-from flowcontrol.remediation.actions import Action
+from flowcontrol.remediation.actions import Action, Outcome
 from service.alerts import AlertsSnapshot
 from service.guard import GuardSnapshot
 from service.telemetry.tables import Instrument, Kind, Measured, by_label
@@ -38,9 +39,13 @@ def _breached(reading: GuardReading) -> Iterable[Measured]:
 
 
 def _actions(reading: GuardReading) -> Iterable[Measured]:
+    """All from 0 on: Prometheus sees no increase in a series that begins with 1."""
     remediation = reading.guard.remediation
-    for (action, outcome), number in remediation.counts.items() if remediation is not None else ():
-        yield number, {"action": action.value.lower(), "outcome": outcome.value.lower()}
+    if remediation is None:
+        return
+    for action, outcome in product(Action, Outcome):
+        labels = {"action": action.value.lower(), "outcome": outcome.value.lower()}
+        yield remediation.counts.get((action, outcome), 0), labels
 
 
 def _active(reading: GuardReading) -> Iterable[Measured]:
