@@ -12,7 +12,7 @@ from tests.integration.tokens import CONTEXT_TOKENS
 from tests.service.calls import GenerateCall, endless
 from tests.service.servers import stubs_of
 
-READERS, PROMPT_TOKENS, TOKENS = 4, 800, 16
+READERS, PROMPT_TOKENS, TOKENS = 4, 320, 8
 BYTES_PER_TOKEN = 2048
 """Of the embedded model: 4 layers with keys and values in 2 heads of 32 numbers of 4 bytes."""
 MAX_KV_BYTES = READERS * (PROMPT_TOKENS + TOKENS) * BYTES_PER_TOKEN
