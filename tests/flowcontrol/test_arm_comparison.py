@@ -80,14 +80,16 @@ class Traffic:
 
 
 @pytest.mark.timeout(300)
+# With coverage it would take four times as long.
+@pytest.mark.no_cover
 def test_canaries_without_a_difference_are_hardly_ever_found_to_differ() -> None:
-    """1,000 canaries of 400 streams, looked at 10 times each; docs/features.md has a longer run."""
+    """500 canaries of 400 streams, looked at 10 times each; docs/features.md has a longer run."""
     found = 0
-    for seed in range(1000):
+    for seed in range(500):
         traffic = Traffic(seed, share=0.5 if seed % 2 else 0.3)
         kinds = {traffic.run(40).kind for _ in range(10)}
         found += bool(kinds & {VerdictKind.WORSE, VerdictKind.BETTER})
-    assert found <= 5
+    assert found <= 2
 
 
 def test_300_ms_more_are_found_within_three_looks() -> None:

@@ -36,6 +36,11 @@ def events(numbers: tuple[int, int]) -> Events:
     return Events(bad, all_, 2.5 if all_ else None)
 
 
+def test_times_are_told_from_shares() -> None:
+    times = {Objective.TTFT_P50, Objective.TTFT_P95, Objective.INTER_TOKEN_P95}
+    assert {objective for objective in Objective if objective.is_time} == times
+
+
 @pytest.mark.parametrize(
     ("target", "fast", "slow", "begins"),
     [

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -168,5 +169,6 @@ class PolicyMachine(RuleBasedStateMachine):
                 assert len(kept) <= KEYS
 
 
-TestPolicy = PolicyMachine.TestCase
+# With coverage it would take three times as long.
+TestPolicy = pytest.mark.no_cover(PolicyMachine.TestCase)
 TestPolicy.settings = settings(max_examples=60, stateful_step_count=30)
