@@ -252,10 +252,10 @@ class Engine(Protocol):
     def restart_worker(self, index: int, why: str) -> None:
         """End the process of a worker, whatever it is doing, and start another one at once.
 
-        Its streams go on as after any loss of a worker, but none of them is held to be the cause, and the
-        restart is no step towards a crash loop. why: for the log. Raises EngineError: INVALID_REQUEST when
-        there is no such worker; MODEL_LOADING, CRASH_LOOP or DRAINING when its model is not loaded, as it is
-        not after an earlier call.
+        Its streams go on as after any loss of a worker, but none of them is held to be the cause, unless it
+        was suspect, and the restart is no step towards a crash loop. why: for the log. Raises EngineError:
+        INVALID_REQUEST when there is no such worker; MODEL_LOADING, CRASH_LOOP or DRAINING when its model is
+        not loaded, as it is not after an earlier call.
         """
 
     def snapshot(self) -> EngineSnapshot: ...

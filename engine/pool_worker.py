@@ -85,6 +85,8 @@ class PoolWorker:
         self._lost_s = 0.0
         self._fruitful = False
         self._restarting = False
+        # Whether it hung when it was restarted.
+        self._hung = False
 
     @property
     def state(self) -> WorkerState:
@@ -114,10 +116,11 @@ class PoolWorker:
 
     def restart(self, why: str) -> bool:
         """End the process, to start another one at once. Whether it was loaded; otherwise nothing is done."""
-        if self._process is None or self.state not in (WorkerState.READY, WorkerState.SUSPECT):
+        state = self.state
+        if self._process is None or state not in (WorkerState.READY, WorkerState.SUSPECT):
             return False
         _log.warning("restarting worker", worker=self.index, pid=self.pid, why=why)
-        self._restarting = True
+        self._restarting, self._hung = True, state is WorkerState.SUSPECT
         self._apply(WorkerEvent.LOST)  # It gets no more streams; those that it has are told when it is gone.
         self._process.kill()
         return True
@@ -253,7 +256,8 @@ class PoolWorker:
     def _strikes(self, process: WorkerProcess, status: int | None) -> int:
         """What the end of a process says of the streams that it had."""
         if self._restarting:
-            return RESTART_STRIKES
+            # Or a request that hangs every worker would be found by nobody: each is restarted in time.
+            return CRASH_STRIKES if self._hung else RESTART_STRIKES
         return KILL_STRIKES if status in _OUTSIDE and not process.killed else CRASH_STRIKES
 
     def _end_life(self, lived_s: float) -> float:

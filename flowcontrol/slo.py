@@ -71,7 +71,8 @@ class SloSnapshot:
 class SloGuard:
     """Is told what happens, and judges the objectives each interval_s, when `next_deadline` has come.
 
-    Times are monotonic seconds and never go back. Memory is bounded by the number of slices of the windows.
+    An interval ends when it is evaluated: what is gathered for that, or comes while that is late, belongs to
+    it. Times are monotonic seconds and never go back. Memory is bounded by the slices of the windows.
     """
 
     def __init__(self, options: SloOptions, now_s: float) -> None:
@@ -88,49 +89,44 @@ class SloGuard:
         ]
         self._fast = SlidingWindow(round(options.fast_window_s / options.interval_s))
         self._slow = SlidingWindow(round(options.slow_window_s / options.interval_s))
-        # The interval under way; in no window before it ends.
+        # The interval under way; in no window before it is evaluated.
         self._current = Slice()
         self._ends_s = now_s + options.interval_s
-        # Whether an interval ended that was not evaluated yet.
-        self._ended = False
         self._snapshot = self._make_snapshot(
             now_s, [judge.evaluate(_NOTHING, _NOTHING, now_s) for judge in self._judges]
         )
 
-    def first_token(self, ttft_s: float, now_s: float) -> None:
+    def first_token(self, ttft_s: float) -> None:
         """A stream got its first token, ttft_s after it was asked for."""
-        self._add_times(_TTFT, (ttft_s,), now_s)
+        self._add_times(_TTFT, (ttft_s,))
 
-    def gaps(self, gaps_s: Sequence[float], now_s: float) -> None:
+    def gaps(self, gaps_s: Sequence[float]) -> None:
         """Times between two tokens of a stream, of any streams together.
 
         The bad ones are counted exactly; at most MAX_SKETCHED of them go into the quantile that is shown.
         """
-        self._add_times(_GAP, gaps_s, now_s)
+        self._add_times(_GAP, gaps_s)
 
-    def requests(self, asked: int, refused: int, now_s: float) -> None:
+    def requests(self, asked: int, refused: int) -> None:
         """So many requests came since the last call, of which so many were refused by the server.
 
         Refusals that are the caller's own doing, such as for its quota or a wrong field, belong in neither:
         a tenant that is throttled would keep the objective breached for which it is.
         """
-        self._roll(now_s)
         self._current.count(Objective.REFUSAL_RATE, refused, asked)
 
-    def ended(self, infrastructure: bool, now_s: float) -> None:
+    def ended(self, infrastructure: bool) -> None:
         """A stream ended. infrastructure: by a fault of the server."""
-        self._roll(now_s)
         self._current.count(Objective.INFRASTRUCTURE_CANCELLATIONS, int(infrastructure), 1)
 
     def next_deadline(self) -> float:
         """When `evaluate` is due."""
-        return self._ends_s - self._options.interval_s if self._ended else self._ends_s
+        return self._ends_s
 
     def evaluate(self, now_s: float) -> SloSnapshot:
-        """Judge the objectives; as they were judged last unless an interval has ended since."""
-        self._roll(now_s)
-        if self._ended:
-            self._ended = False
+        """Judge the objectives, if it is due; as they were judged last otherwise."""
+        if now_s >= self._ends_s:
+            self._end_interval(now_s)
             fast, slow = self._fast.total(), self._slow.total()
             found = [
                 judge.evaluate(_events(fast, target), _events(slow, target), now_s)
@@ -143,27 +139,23 @@ class SloGuard:
         """The last evaluation; before the first, every verdict is UNKNOWN."""
         return self._snapshot
 
-    def _add_times(self, sketch: str, times_s: Sequence[float], now_s: float) -> None:
-        self._roll(now_s)
+    def _add_times(self, sketch: str, times_s: Sequence[float]) -> None:
         for target in self._targets:
             if _SKETCHES.get(target.objective) == sketch:
                 bad = sum(time_s > target.target for time_s in times_s)
                 self._current.count(target.objective, bad, len(times_s))
         self._current.measure(sketch, times_s)
 
-    def _roll(self, now_s: float) -> None:
-        """End the interval under way when its time has come. What comes late belongs to a later one."""
+    def _end_interval(self, now_s: float) -> None:
+        """End the interval under way, and with it those that went by without an evaluation."""
         interval_s = self._options.interval_s
-        if now_s < self._ends_s:
-            return
-        # Of those that ended without a call, only the first can have had events.
         skipped = int((now_s - self._ends_s) / interval_s)
         for window in (self._fast, self._slow):
-            window.add(self._current)
+            # What happened in all of them counts as the latest: it is not to leave the windows too soon.
             window.skip(skipped)
+            window.add(self._current)
         self._current = Slice()
         self._ends_s += (1 + skipped) * interval_s
-        self._ended = True
 
     def _make_snapshot(self, now_s: float, found: Sequence[ObjectiveSnapshot]) -> SloSnapshot:
         options = self._options

@@ -8,7 +8,6 @@ from typing import Any, cast
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
-from opentelemetry.trace import Tracer
 
 from engine.contract import Engine, EngineError, ModelInfo
 from engine.hosted_model import Hold
@@ -30,7 +29,7 @@ from service.options import StreamOptions
 from service.start_message import StartMessage, read_count_request, read_start
 from service.stream import Stream
 from service.stream_snapshot import StreamSnapshot
-from service.telemetry.stream_trace import UNTRACED, Moment, trace_of
+from service.telemetry.stream_trace import UNTRACED, Children, Moment, trace_of
 from service.transcript import Transcript
 
 _log = structlog.get_logger("penstock.generation")
@@ -45,7 +44,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Serves streams from the models, as admission lets them.
 
     pool: None to make each message anew. observation: told of every stream; None for nobody.
-    features: None to have all of them on for every stream. tracer: makes the spans of streams whose call is
+    features: None to have all of them on for every stream. spans: takes those of streams whose call is
     recorded; None for none.
     """
 
@@ -59,7 +58,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         observation: Observation | None = None,
         *,
         features: FeatureTable | None = None,
-        tracer: Tracer | None = None,
+        spans: Children | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = models
@@ -67,7 +66,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._admission = admission
         self._options = options
         self._pool = pool
-        self._tracer = tracer
+        self._spans = spans
         self._observation = observation or Observation(())
         self._features = features
         self._clock = clock
@@ -183,7 +182,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, engine: Engine, seat: Seat, start: StartMessage, features: StreamFeatures, labels: StreamLabels
     ) -> Stream:
         pool = self._pool if FeatureName.POOLING in features.on else None
-        recorded = trace_of(self._tracer, start.request, self._clock)
+        recorded = trace_of(self._spans, start.request, self._clock)
         return Stream(
             engine,
             self._registry.admit(),

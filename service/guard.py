@@ -72,12 +72,12 @@ class Guard:
         self._rollout.comparison.first_token(labels.arm, ttft_s)
         # Bulk is work that can wait, and does so in the queue while others are served.
         if self._slo is not None and labels.service_class is not ServiceClass.BULK:
-            self._slo.first_token(ttft_s, self._clock())
+            self._slo.first_token(ttft_s)
 
     def gaps(self, labels: StreamLabels, gaps_s: Sequence[float]) -> None:
         self._rollout.comparison.gaps(labels.arm, gaps_s)
         if self._slo is not None:
-            self._slo.gaps(gaps_s, self._clock())
+            self._slo.gaps(gaps_s)
 
     def refused(self, labels: StreamLabels | None, reason: Reason) -> None:
         """Refusals are read from the governor, with the number of requests that they are a share of."""
@@ -91,7 +91,7 @@ class Guard:
             token_s=outcome.decode_s / gaps if gaps > 0 and outcome.decode_s else None,
         )
         if self._slo is not None:
-            self._slo.ended(infrastructure, self._clock())
+            self._slo.ended(infrastructure)
 
     async def keep_watching(self, observation: Observation, interval_s: float) -> None:
         """Look once in each interval, until cancelled. observation: is flushed before."""
@@ -116,7 +116,7 @@ class Guard:
         if self._slo is not None:
             governed = self._governor.snapshot(now_s)
             requests = self._reader.requests(governed)
-            self._slo.requests(requests.asked, requests.refused, now_s)
+            self._slo.requests(requests.asked, requests.refused)
             found = self._slo.evaluate(now_s)
             self._tell_breaches(found, now_s)
             if self._policy is not None:
@@ -133,15 +133,16 @@ class Guard:
         worse: tuple[FeatureSignal, ...],
         now_s: float,
     ) -> None:
+        before = policy.snapshot(now_s)
         signals = self._reader.read(
             found,
             governed,
             self._models.models(),
             kv_use=self._kv_use(governed),
-            worse=worse,
+            # It is rolled back in a dry run, too: not to be told as something that would have been done.
+            worse=() if before.dry_run else worse,
             now_s=now_s,
         )
-        before = policy.snapshot(now_s)
         for step in policy.decide(signals, now_s):
             policy.report(step, self._execute(step), now_s)
         self._tell_events(before, policy.snapshot(now_s))

@@ -63,7 +63,8 @@ class Actions:
                 limit = self._governor.snapshot(self._clock()).limit
                 self._governor.cap_limit(max(limit.min_streams, int(limit.limit * LOWER_TO)), self._clock())
             case Action.FIX_LIMIT:
-                self._governor.fix_limit(self._clock())
+                if not self._governor.fix_limit(self._clock()):
+                    raise ValueError("the limit is fixed already")
             case Action.SHRINK_PREFILL:
                 tokens = self._tuning.prefill_step_tokens or self._configured_slice
                 tokens = max(LEAST_SLICE_TOKENS, int(tokens * SHRINK_TO))

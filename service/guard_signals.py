@@ -56,8 +56,8 @@ def kv_use(models: Sequence[ModelSnapshot], governed: GovernorSnapshot, availabl
     counters = [
         worker.counters for model in models if model.engine is not None for worker in model.engine.workers
     ]
-    held = sum(each.kv_bytes for each in counters)
-    rows = held - sum(each.prefix_cache_bytes for each in counters)
+    rows = sum(each.kv_bytes for each in counters)
+    held = rows + sum(each.prefix_cache_bytes for each in counters)
     bound = governed.estimates.max_kv_bytes
     of_bound = min(1.0, rows / bound) if bound else 0.0
     of_machine = held / (held + available) if held and available is not None else 0.0

@@ -94,7 +94,7 @@ class Server:
             self._pool,
             self._watch.observation,
             features=self.rollout.table,
-            tracer=tracing.tracer if tracing is not None else None,
+            spans=tracing.children if tracing is not None else None,
             clock=clock,
         )
         self._watch.news.note = self._generation.note_remediation

@@ -113,15 +113,14 @@ def leaks(samples: Sequence[Sample]) -> list[str]:
 
 def report(found: Found, size: Size, samples: Sequence[Sample]) -> Result:
     told = as_result(found, size)
-    ratios: dict[str, Cell] = dict(told.ratios)
+    ratios: dict[str, Cell] = {str(row["what"]): row["count"] for row in told.rows} | told.ratios
     last = samples[-1]
     ratios["ended by a fault of the server, share"] = last.server_faults / max(1, last.ended)
     ratios["scrape, longest, s"] = max(each.scrape_s for each in samples)
     for name, each in slopes(samples).items():
         ratios[f"slope of {name}, per minute"] = each.per_minute if each is not None else None
         ratios[f"standard error of it, {name}"] = each.error if each is not None else None
-    events: list[Row] = list(told.rows)
-    return make_result("soak", [*minute_rows(samples), *events], ratios)
+    return make_result("soak", minute_rows(samples), ratios)
 
 
 def main() -> int:

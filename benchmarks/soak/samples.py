@@ -13,7 +13,8 @@ from benchmarks.chaos.watch import held_by
 from benchmarks.processes import Child, rss_bytes
 
 _INTERVAL_S = 2.0
-_SCRAPE_S = 10.0
+_SCRAPE_S = 20.0
+_REST_LOOKS = 10
 
 Labels = Mapping[str, str]
 Scrape = dict[str, list[tuple[Labels, float]]]
@@ -59,7 +60,16 @@ class Sampler:
         finally:
             if not taking.cancel():
                 taking.result()
-        await self._take(server, metrics)
+        await self._rest(server, metrics)
+
+    async def _rest(self, server: Child, metrics: str) -> None:
+        """The last sample: connections that were just closed are given a moment to be forgotten."""
+        for _ in range(_REST_LOOKS):
+            await self._take(server, metrics)
+            first, last = self.samples[0], self.samples[-1]
+            if last.tasks <= first.tasks and last.files <= first.files:
+                return
+            await asyncio.sleep(_INTERVAL_S)
 
     async def _keep_taking(self, server: Child, metrics: str) -> None:
         while True:

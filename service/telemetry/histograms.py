@@ -1,7 +1,7 @@
 """Histograms of streams: counted here, exported by OpenTelemetry's data model.
 
-The SDK's own Histogram.record takes about 6 us of CPU where a whole streamed message takes about 25; a gap
-between two tokens takes about 0.3 us here, most of them for its bucket.
+The SDK's own Histogram.record takes some 30 times as long for each value: 12 us against 0.4 us from a token's
+arrival to its bucket, side by side on a busy machine, and half of what a whole streamed message takes.
 """
 
 from bisect import bisect_left

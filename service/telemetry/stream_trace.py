@@ -1,7 +1,7 @@
 """What a trace tells of one stream: noted while it runs, made into spans when it ends."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -50,6 +50,19 @@ class StreamTrace(Protocol):
         """It happens now."""
 
 
+class Children(Protocol):
+    """Takes spans that have ended; service.telemetry.ended_spans is one."""
+
+    def add(
+        self,
+        parent: trace.SpanContext,
+        name: str,
+        start_ns: int,
+        end_ns: int,
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> None: ...
+
+
 class Untraced:
     """Notes nothing."""
 
@@ -70,14 +83,15 @@ class RecordedStream:
     def __init__(
         self,
         span: trace.Span,
-        tracer: trace.Tracer,
+        children: Children,
         request: GenerationRequest,
         clock: Callable[[], float],
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """clock: the stream's, in seconds. wall_ns: that of the spans."""
+        """children: takes the spans below it. clock: the stream's, in seconds. wall_ns: that of the spans."""
         self._span = span
-        self._tracer = tracer
+        self._context = span.get_span_context()
+        self._children = children
         self._request = request
         self._clock = clock
         self._asked_s = clock()
@@ -189,20 +203,17 @@ class RecordedStream:
     def _child(
         self, name: str, from_s: float, until_s: float, attributes: dict[str, AttributeValue] | None = None
     ) -> None:
-        parent = trace.set_span_in_context(self._span)
-        start_ns = self._ns(from_s)
-        span = self._tracer.start_span(name, parent, attributes=attributes, start_time=start_ns)
-        span.end(max(start_ns, self._ns(until_s)))
+        self._children.add(self._context, name, self._ns(from_s), self._ns(until_s), attributes)
 
     def _ns(self, at_s: float) -> int:
         return self._wall_ns + int(at_s * _NS)
 
 
 def trace_of(
-    tracer: trace.Tracer | None, request: GenerationRequest, clock: Callable[[], float]
-) -> "RecordedStream | None":
-    """For the stream of the RPC that runs here; None when its span is not recorded. tracer: None when off."""
-    if tracer is None:
+    children: Children | None, request: GenerationRequest, clock: Callable[[], float]
+) -> RecordedStream | None:
+    """For the stream of the RPC that runs here; None when its span is not recorded, or children is None."""
+    if children is None:
         return None
     span = trace.get_current_span()
-    return RecordedStream(span, tracer, request, clock) if span.is_recording() else None
+    return RecordedStream(span, children, request, clock) if span.is_recording() else None

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from service.options import TelemetryOptions
+from service.telemetry.ended_spans import EndedSpans
 from service.telemetry.interceptor import AioServerInterceptor
 
 _log = structlog.get_logger("penstock.telemetry")
@@ -47,13 +48,12 @@ class Tracing:
             ),
             shutdown_on_exit=False,
         )
-        self._provider.add_span_processor(
-            BatchSpanProcessor(self._exporter, schedule_delay_millis=_EXPORT_INTERVAL_S * 1e3)
-        )
-        self.tracer = self._provider.get_tracer("penstock", version)
+        processor = BatchSpanProcessor(self._exporter, schedule_delay_millis=_EXPORT_INTERVAL_S * 1e3)
+        self._provider.add_span_processor(processor)
+        self.children = EndedSpans(processor, self._provider.resource, "penstock")
 
     def interceptor(self) -> AioServerInterceptor:
-        return AioServerInterceptor(self.tracer)
+        return AioServerInterceptor(self._provider.get_tracer("penstock"))
 
     def stop(self) -> None:
         """Export what is left. Blocks, for _FLUSH_S + _BREAK_OFF_S at most."""

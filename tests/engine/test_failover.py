@@ -172,6 +172,26 @@ async def test_streams_outlive_kills_at_random_moments(
     assert [worker.streams for worker in after.workers] == [0] * len(after.workers)
 
 
+async def test_streams_outlive_a_restart_of_every_worker_in_turn(
+    engine: PoolEngine, unbroken: list[tuple[GenerationRequest, Outcome]]
+) -> None:
+    before = engine.snapshot()
+    sinks = [Sink() for _ in unbroken]
+    for (request, _), sink in zip(unbroken, sinks, strict=True):
+        engine.submit(request, sink)
+    await eventually(lambda: any(len(sink.ids) > 5 for sink in sinks))
+    for worker in before.workers:
+        await whole(engine)
+        engine.restart_worker(worker.index, "a test")
+    await ended(sinks)
+    no_gap(sinks, [expected for _, expected in unbroken])
+    await whole(engine)
+    after = engine.snapshot()
+    restarts = [now.restarts - then.restarts for now, then in zip(after.workers, before.workers, strict=True)]
+    assert restarts == [1] * len(before.workers)
+    assert after.failovers > before.failovers
+
+
 async def test_a_kill_in_the_middle_of_prefill(
     engine: PoolEngine, unbroken: list[tuple[GenerationRequest, Outcome]]
 ) -> None:

@@ -155,6 +155,22 @@ async def test_restarts_on_purpose_are_no_crash_loop_and_convict_nobody() -> Non
         assert engine.snapshot().failovers == 6
 
 
+async def test_a_request_that_hangs_every_worker_is_found_though_they_are_restarted() -> None:
+    supervisor = replace(SUPERVISOR, stuck_after_s=0.3, kill_after_s=3600.0)
+    engine = PoolEngine(replace(WORKER, model="works"), supervisor, POOL, program=PROGRAM)
+    await engine.start()
+    sink = Sink()
+    engine.submit(STICKS, sink)
+    for _ in range(2):
+        await eventually(lambda: streams(engine) == [1])
+        os.kill(workers(engine)[0].pid, signal.SIGSTOP)
+        await eventually(lambda: workers(engine)[0].state is WorkerState.SUSPECT)
+        engine.restart_worker(0, "no sign of life")
+    await ended(sink)
+    assert sink.failed.reason is Reason.POISON_REQUEST
+    await engine.stop()
+
+
 async def test_a_worker_in_a_crash_loop_is_not_restarted(tmp_path: Path) -> None:
     engine = pool(f"barren:{tmp_path / 'lives'}", max_crashes=1)
     await engine.start()

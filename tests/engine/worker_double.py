@@ -6,7 +6,7 @@ The model option is MODE or MODE:FILE. FILE gets a line for each life in `works`
   loads until         the same, once it has told how far the loading is and has read the named pipe FILE
   first life only     later lives end before they are ready
   barren              it is ready, and ends
-  paced               streams run; FILE is a directory, where `pace` slows single processes down
+  paced               streams run; FILE is a directory, where `pace` says how long steps take
 
 Words in a prompt do something: `poison` ends the process, `sticks` gives no token, `mute` is never
 tokenised, `bad` cannot be. The n-th token of a stream has the id n; of its end stop_string names the kind of
@@ -48,15 +48,19 @@ from flowcontrol.reasons import Reason
 
 PREFIX_BYTES = 1000
 STEP_S = 0.002
-"""The time of a step of a process that was not slowed down."""
+"""The time of a step of a process that was given no pace."""
+ALL = "all"
 _MODEL = ModelInfo("double", "double", "double", 0, 1024, 4096, True, "double", 0.0)
 
 
-def pace(directory: Path, pid: int, step_s: float) -> None:
-    """Have a process in the mode `paced:DIRECTORY` take so long for each step, from the next one on."""
-    changed = directory / f".{pid}"
+def pace(directory: Path, which: int | str, step_s: float) -> None:
+    """Have a process in the mode `paced:DIRECTORY` take so long for each step, from the next one on.
+
+    which: its id, or ALL for those that are given no pace of their own.
+    """
+    changed = directory / f".{which}"
     changed.write_text(str(step_s), encoding="ascii")
-    changed.replace(directory / str(pid))  # At once, so that no half of it is read.
+    changed.replace(directory / str(which))  # At once, so that no half of it is read.
 
 
 def text_of(model_input: ModelInput) -> str:
@@ -95,8 +99,8 @@ class Double:
     @property
     def step_s(self) -> float:
         """The time of the next step."""
-        file = self.paces / str(os.getpid()) if self.paces is not None else None
-        return float(file.read_text(encoding="ascii")) if file is not None and file.exists() else STEP_S
+        files = [self.paces / str(os.getpid()), self.paces / ALL] if self.paces is not None else []
+        return next((float(file.read_text(encoding="ascii")) for file in files if file.exists()), STEP_S)
 
     def send(self, *messages: Message) -> None:
         self.connection.sendall(encode_messages(list(messages)))

@@ -38,7 +38,7 @@ class Service:
         for _ in range(seconds):
             for i in range(self.per_s):
                 ttft_s = BAD_S if i < self.per_s * bad_share else GOOD_S
-                self.guard.first_token(ttft_s, self.now_s)
+                self.guard.first_token(ttft_s)
             self.now_s += 1
             if self.now_s >= self.guard.next_deadline():
                 found.append(self.guard.evaluate(self.now_s))
@@ -65,8 +65,8 @@ def test_nothing_is_said_before_the_first_evaluation() -> None:
 def test_objectives_can_be_left_out() -> None:
     options = replace(OPTIONS, ttft_p50_s=0.0, inter_token_p95_s=0.0, max_refusal_rate=1.0)
     service = Service(options)
-    service.guard.gaps([1.0] * 100, START_S)
-    service.guard.requests(100, 100, START_S)
+    service.guard.gaps([1.0] * 100)
+    service.guard.requests(100, 100)
     snapshot = service.run(10)[0]
     assert [each.name for each in snapshot.objectives] == [
         Objective.TTFT_P95,
@@ -151,10 +151,10 @@ def test_without_traffic_a_breach_is_over_after_a_slow_window() -> None:
 
 def test_values_are_those_of_the_windows() -> None:
     service = Service()
-    service.guard.gaps([0.1] * 94 + [0.3] * 6, START_S)
-    service.guard.requests(200, 2, START_S)
+    service.guard.gaps([0.1] * 94 + [0.3] * 6)
+    service.guard.requests(200, 2)
     for lost in (True, *[False] * 99):
-        service.guard.ended(lost, START_S)
+        service.guard.ended(lost)
     first = service.run(10)[0]
     gap = objective(first, Objective.INTER_TOKEN_P95)
     assert gap.fast == pytest.approx(0.3, rel=0.011)
@@ -172,26 +172,34 @@ def test_values_are_those_of_the_windows() -> None:
 
 def test_many_gaps_are_counted_exactly() -> None:
     service = Service()
-    service.guard.gaps([0.1] * 9_999 + [0.3], START_S)
+    service.guard.gaps([0.1] * 9_999 + [0.3])
     found = objective(service.run(10)[0], Objective.INTER_TOKEN_P95)
     assert found.samples == 10_000
     assert found.fast_burn == pytest.approx(1e-4 / 0.05)
 
 
-def test_an_evaluation_that_comes_late_sees_whole_intervals_and_stays_due() -> None:
+def test_what_comes_before_a_late_evaluation_is_part_of_it() -> None:
     guard = SloGuard(OPTIONS, START_S)
     for _ in range(30):
-        guard.first_token(BAD_S, START_S + 1)
-    # This one ends the interval, and belongs to the next.
-    guard.first_token(GOOD_S, START_S + 12)
+        guard.first_token(BAD_S)
+    assert guard.evaluate(START_S + 9) is guard.snapshot()
     assert guard.next_deadline() == START_S + 10
     assert objective(guard.evaluate(START_S + 13)).samples == 30
     assert guard.next_deadline() == START_S + 20
+    guard.first_token(GOOD_S)
     # Between two ends nothing is evaluated anew.
     assert guard.evaluate(START_S + 19) is guard.snapshot()
     assert guard.snapshot().evaluated_s == START_S + 13
     assert objective(guard.evaluate(START_S + 35)).samples == 31
     assert guard.next_deadline() == START_S + 40
+
+
+def test_what_comes_after_missed_evaluations_stays_for_a_whole_window() -> None:
+    guard = SloGuard(OPTIONS, START_S)
+    for _ in range(30):
+        guard.first_token(BAD_S)
+    assert objective(guard.evaluate(START_S + 95)).samples == 30
+    assert [objective(guard.evaluate(START_S + now_s)).samples for now_s in (100, 110, 120)] == [30, 30, 0]
 
 
 class GuardMachine(RuleBasedStateMachine):
@@ -208,13 +216,13 @@ class GuardMachine(RuleBasedStateMachine):
     @rule(good=st.integers(0, 40), bad=st.integers(0, 40))
     def first_tokens(self, good: int, bad: int) -> None:
         for ttft_s in (*[GOOD_S] * good, *[BAD_S] * bad):
-            self.guard.first_token(ttft_s, self.now_s)
+            self.guard.first_token(ttft_s)
 
     @rule(asked=st.integers(0, 50), share=st.floats(0, 1), infrastructure=st.booleans())
     def ends(self, asked: int, share: float, infrastructure: bool) -> None:
-        self.guard.requests(asked, int(asked * share), self.now_s)
-        self.guard.gaps([0.01, 0.5] * asked, self.now_s)
-        self.guard.ended(infrastructure, self.now_s)
+        self.guard.requests(asked, int(asked * share))
+        self.guard.gaps([0.01, 0.5] * asked)
+        self.guard.ended(infrastructure)
 
     @rule(after_s=st.floats(0, 25) | st.floats(0, 5000))
     def time_passes(self, after_s: float) -> None:

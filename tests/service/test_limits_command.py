@@ -100,6 +100,9 @@ def test_every_reason_has_words() -> None:
         ({"queued": 2, "drain_ms": 0}, "Queue", "2 waiting"),
         ({"queued": 2, "drain_ms": 1250}, "Queue", "2 waiting, the last one starts in about 1.2 s"),
         ({"reason": 99}, "Reason", "reason 99"),
+        ({"limit": 8}, "Limit", "8 streams"),
+        ({"limit": 8, "cap": 8}, "Limit", "8 streams, held to 8 by the guard"),
+        ({"limit": 8, "fixed_by_guard": True}, "Limit", "8 streams, fixed by the guard"),
         ({"strategy": 99}, "Strategy", "unknown"),
     ],
 )

@@ -12,6 +12,7 @@ from engine.requests import ChatInput, GenerationRequest
 from flowcontrol.admission.ask import ServiceClass
 from flowcontrol.reasons import Reason
 from service.observation import Cause, StreamLabels, StreamOutcome
+from service.telemetry.ended_spans import EndedSpans
 from service.telemetry.stream_trace import Moment, RecordedStream, trace_of
 from tests.engine.requests import generation
 from tests.service.drivers import START_S, Clock
@@ -48,11 +49,13 @@ class Recording:
         self.clock = Clock()
         self.exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
-        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        processor = SimpleSpanProcessor(self.exporter)
+        provider.add_span_processor(processor)
         self.tracer = provider.get_tracer("test")
+        self.below = EndedSpans(processor, provider.resource, "test")
         self.span = self.tracer.start_span("rpc")
         self.trace = RecordedStream(
-            self.span, self.tracer, request or generation(), self.clock, lambda: WALL_S * 10**9
+            self.span, self.below, request or generation(), self.clock, lambda: WALL_S * 10**9
         )
 
     def at(self, after_s: float, moment: Moment, **attributes: Any) -> None:
@@ -208,6 +211,6 @@ def test_a_conversation_and_a_resumed_stream() -> None:
 
 def test_only_a_recorded_call_has_one(recording: Recording) -> None:
     assert trace_of(None, generation(), recording.clock) is None
-    assert trace_of(recording.tracer, generation(), recording.clock) is None
+    assert trace_of(recording.below, generation(), recording.clock) is None
     with recording.tracer.start_as_current_span("rpc"):
-        assert trace_of(recording.tracer, generation(), recording.clock) is not None
+        assert trace_of(recording.below, generation(), recording.clock) is not None

@@ -64,10 +64,10 @@ class Plant:
         self, guard: SloGuard, *, ttft_s: float = 0.4, bad_gaps: int = 0, gaps: int = 20, refused: int = 0
     ) -> None:
         for _ in range(REQUESTS_PER_S - refused):
-            guard.first_token(ttft_s, self.now_s)
-            guard.ended(False, self.now_s)
-        guard.gaps([0.5] * bad_gaps + [0.03] * (gaps - bad_gaps), self.now_s)
-        guard.requests(REQUESTS_PER_S, refused, self.now_s)
+            guard.first_token(ttft_s)
+            guard.ended(False)
+        guard.gaps([0.5] * bad_gaps + [0.03] * (gaps - bad_gaps))
+        guard.requests(REQUESTS_PER_S, refused)
 
     def signals(self, slo: SloSnapshot) -> Signals:
         return Signals(

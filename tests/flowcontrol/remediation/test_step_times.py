@@ -46,6 +46,24 @@ def test_siblings_are_ready_workers_of_the_same_model() -> None:
     assert slow((worker(0), replace(worker(1, step_ms=90), ready=False))) == []
 
 
+def test_while_a_sibling_is_away_nobody_is_slow() -> None:
+    times = seen(20.0, 20.0, 20.0, 20.0)
+    slow_one, sibling = worker(0, step_ms=90.0), worker(1)
+    away = replace(sibling, ready=False, step_ms=None)
+    assert slow((slow_one, sibling), times) == ["m/0"]
+    assert slow((slow_one, away), times) == []
+    times.observe((slow_one, away), well=False)
+    # It was away in a part of this interval.
+    assert slow((slow_one, sibling), times) == []
+    times.observe((slow_one, sibling), well=False)
+    assert slow((slow_one, sibling), times) == ["m/0"]
+    # It was restarted between two looks.
+    back = replace(sibling, restarts=1)
+    assert slow((slow_one, back), times) == []
+    times.observe((slow_one, back), well=False)
+    assert slow((slow_one, back), times) == ["m/0"]
+
+
 def test_against_itself_in_good_times() -> None:
     times = seen(20.0, 30.0, 20.0, 20.0, 20.0, 20.0)
     assert times.usual_ms("m/0") == pytest.approx(30 * MEMORY)
