@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 Filter = Callable[[mx.array], mx.array]
 
 VOCAB = 12
-DRAWS = 20_000
+DRAWS = 10_000
 # About one in a thousand samples of the distribution itself is further from it; seeds are fixed.
 MAX_DEVIATIONS = 3.1
 

@@ -145,6 +145,7 @@ async def test_check_and_list_per_service(stubs: Stubs) -> None:
     listed = await stubs.health.List(health_pb2.HealthListRequest())  # type: ignore[attr-defined]
     assert set(listed.statuses) == {
         "",
+        "penstock.v1.FeatureService",
         GENERATION,
         "penstock.v1.LimitsService",
         "penstock.v1.ModelService",
