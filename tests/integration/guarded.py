@@ -39,7 +39,8 @@ def guarded(mode: str = "act", **changes: str) -> dict[str, str]:
         "SLO__MAX_INFRASTRUCTURE_CANCELLATIONS": "1",
         "REMEDIATION__MODE": mode,
         "REMEDIATION__COOL_DOWN_MS": "1000",
-        # On a busy machine a worker may be silent for long.
+        # On a busy machine a worker may be silent for long, and a caller.
+        "STREAM_REGISTRY__IDLE_TIMEOUT_MS": "60000",
         "ENGINE__STUCK_AFTER_MS": "60000",
         "ENGINE__KILL_AFTER_MS": "120000",
         **changes,
@@ -75,7 +76,7 @@ class Watch:
         self._stubs = stubs
         self._since_s = since_s
         self.breached_s: float | None = None
-        """When the first breach began that was seen."""
+        """When the last breach began that was seen."""
 
     async def done(self, what: str, outcome: str) -> Deed:
         """The deed, once it is done."""
@@ -91,7 +92,7 @@ class Watch:
     async def _look(self) -> Status:
         status = await self._stubs.status()
         for objective in status.service_levels.objectives:
-            if self.breached_s is None and objective.breached_ms:
+            if objective.breached_ms:
                 self.breached_s = status.uptime_s - objective.breached_ms / 1e3
         return status
 
