@@ -157,9 +157,9 @@ def test_the_rest_is_passed_on() -> None:
 def test_memory_in_use_is_of_the_bound_or_of_the_machine(
     bound: int, available: int | None, expected: float
 ) -> None:
-    """1,000 bytes, of which 400 are prefixes that give way before the bound."""
+    """600 bytes of rows, and 400 of prefixes, which give way before the bound."""
     estimates = replace(GOVERNED.estimates, max_kv_bytes=bound)
-    seen = models(worker(0, kv_bytes=1000, prefix_cache_bytes=400))
+    seen = models(worker(0, kv_bytes=600, prefix_cache_bytes=400))
     assert kv_use(seen, replace(GOVERNED, estimates=estimates), available) == pytest.approx(expected)
 
 
