@@ -95,14 +95,18 @@ class Guard:
 
     async def keep_watching(self, observation: Observation, interval_s: float) -> None:
         """Look once in each interval, until cancelled. observation: is flushed before."""
+        pause_s = self._pause_s(interval_s)
         while True:
-            await asyncio.sleep(self._pause_s(interval_s))
+            await asyncio.sleep(pause_s)
             observation.flush()
             try:
                 self.look()
+                pause_s = self._pause_s(interval_s)
             except Exception:
                 # A defect here must not end the watch, nor anything else of the server.
                 _log.exception("look failed")
+                # What was due may still be.
+                pause_s = interval_s
 
     def _pause_s(self, interval_s: float) -> float:
         if self._slo is None:

@@ -1,5 +1,6 @@
 """The guard: from streams to objectives, from breaches to actions and alerts, and back."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from service.rollout import Regression, Rollout
 from tests.service.admission_subjects import OPTIONS
 from tests.service.drivers import START_S
 from tests.service.feature_subjects import canary, rollout_options
-from tests.service.guards import LABELS, REMEDIATION, GuardDriver, outcome
+from tests.service.guards import LABELS, REMEDIATION, SLO, GuardDriver, outcome
 from tests.service.test_rollout import bad_canary
 
 GOOD_S, BAD_S = 0.2, 5.0
@@ -191,3 +192,21 @@ async def test_watching_goes_on_after_a_defect() -> None:
     with pytest.raises(KeyboardInterrupt):
         await driver.guard.keep_watching(Flushing(()), 0.0)
     assert flushed == 3
+
+
+async def test_a_look_that_fails_is_not_repeated_before_its_time() -> None:
+    looks = 0
+
+    class Broken(Rollout):
+        def regression(self) -> Regression | None:
+            nonlocal looks
+            looks += 1
+            raise ValueError("a defect")
+
+    driver = GuardDriver(rollouts=Broken)
+    driver.clock.now_s += SLO.interval_s
+    watch = asyncio.create_task(driver.guard.keep_watching(Observation(()), 3600.0))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    watch.cancel()
+    assert looks == 1
