@@ -9,7 +9,7 @@ from flowcontrol.features import FeatureSnapshot, FeatureState
 from flowcontrol.remediation.actions import Action, Outcome
 from service.alerts import AlertsSnapshot
 from service.guard import GuardSnapshot
-from service.telemetry.tables import Instrument, Kind, Measured, by_label
+from service.telemetry.tables import Instrument, Kind, Measured, by_label, one
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,14 @@ def _alerts(reading: GuardReading) -> Iterable[Measured]:
     )
 
 
+def _retries(reading: GuardReading) -> Iterable[Measured]:
+    return one(reading.alerts.retried)
+
+
+def _waiting(reading: GuardReading) -> Iterable[Measured]:
+    return one(reading.alerts.waiting)
+
+
 def _features(reading: GuardReading) -> Iterable[Measured]:
     for feature in reading.features:
         for state in FeatureState:
@@ -81,6 +89,11 @@ GUARD: tuple[Instrument[GuardReading], ...] = (
     ),
     Instrument(Kind.GAUGE, "penstock.remediation.active", "", "Actions in force, by action.", _active),
     Instrument(Kind.COUNTER, "penstock.alerts", "", "Alerts for the webhook, by result.", _alerts),
+    Instrument(
+        Kind.COUNTER, "penstock.alert_retries", "",
+        "Posts to the webhook that were not the first of their alert.", _retries,
+    ),
+    Instrument(Kind.GAUGE, "penstock.alerts_waiting", "", "Alerts not yet posted to the webhook.", _waiting),
     Instrument(
         Kind.GAUGE, "penstock.feature.state", "", "1 for the state that it is in, by feature.", _features
     ),

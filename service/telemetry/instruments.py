@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from flowcontrol.admission.ask import ServiceClass
+from flowcontrol.limits.contract import LimitReason
 from flowcontrol.stream_state import State
 from service.telemetry import kv_capacity
 from service.telemetry.readings import Reading
@@ -22,10 +23,11 @@ def _gauge(
 
 
 def _ended(reading: Reading) -> Iterable[Measured]:
-    for (labels, outcome), number in reading.totals.ended.items():
+    for labels, ended in reading.totals.ended.items():
         service_class = labels.service_class.name.lower()
-        shown = {"model": labels.model, "class": service_class, "arm": labels.arm, "outcome": outcome}
-        yield number, shown
+        shown = {"model": labels.model, "class": service_class, "arm": labels.arm}
+        for outcome, number in ended.items():
+            yield number, {**shown, "outcome": outcome}
 
 
 def _tokens(reading: Reading) -> Iterable[Measured]:
@@ -61,7 +63,9 @@ def _backpressure_s(reading: Reading) -> Iterable[Measured]:
 
 
 def _changes(reading: Reading) -> Iterable[Measured]:
-    return by_label("reason", {each.value.lower(): n for each, n in reading.governor.limit.changes.items()})
+    """All from 0 on: Prometheus sees no increase in a series that begins with 1."""
+    changes = reading.governor.limit.changes
+    return by_label("reason", {each.value.lower(): changes.get(each, 0) for each in LimitReason})
 
 
 def _running(reading: Reading) -> Iterable[Measured]:

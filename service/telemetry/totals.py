@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flowcontrol.reasons import Reason
+from service.causes import is_refusal
 from service.observation import Cause, StreamLabels, StreamOutcome
+
+OUTCOMES = ("finished", "cancelled", "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class TotalsSnapshot:
-    """ended: by labels and by "finished", "cancelled" or "failed". Tokens are those of ended streams."""
+    """ended: by labels, then by each of OUTCOMES. Tokens are those of ended streams."""
 
-    ended: dict[tuple[StreamLabels, str], int]
+    ended: dict[StreamLabels, dict[str, int]]
     cancelled: dict[Cause, int]
     refused: dict[Reason, int]
     prompt_tokens: int
@@ -24,10 +27,10 @@ class StreamTotals:
     """Implements StreamSink."""
 
     def __init__(self) -> None:
-        self._ended: Counter[tuple[StreamLabels, str]] = Counter()
         # All there may be from the beginning, since a rate needs a zero before the first one.
+        self._ended: dict[StreamLabels, dict[str, int]] = {}
         self._cancelled: Counter[Cause] = Counter(dict.fromkeys(Cause, 0))
-        self._refused: Counter[Reason] = Counter()
+        self._refused: Counter[Reason] = Counter(dict.fromkeys(filter(is_refusal, Reason), 0))
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
 
     def first_token(self, labels: StreamLabels, ttft_s: float) -> None:
@@ -40,7 +43,8 @@ class StreamTotals:
         self._refused[reason] += 1
 
     def ended(self, outcome: StreamOutcome) -> None:
-        self._ended[outcome.labels, _outcome(outcome)] += 1
+        ended = self._ended.setdefault(outcome.labels, dict.fromkeys(OUTCOMES, 0))
+        ended[_outcome(outcome)] += 1
         if outcome.cause is not None:
             self._cancelled[outcome.cause] += 1
         self._prompt_tokens += outcome.prompt_tokens
@@ -49,7 +53,7 @@ class StreamTotals:
 
     def snapshot(self) -> TotalsSnapshot:
         return TotalsSnapshot(
-            ended=dict(self._ended),
+            ended={labels: dict(ended) for labels, ended in self._ended.items()},
             cancelled=dict(self._cancelled),
             refused=dict(self._refused),
             prompt_tokens=self._prompt_tokens,

@@ -100,14 +100,15 @@ def test_a_stream_without_output_has_no_rate() -> None:
 
 
 def test_totals_tell_finished_from_cancelled_and_failed() -> None:
-    totals = StreamTotals()
+    totals, other = StreamTotals(), replace(LABELS, arm="canary")
     totals.ended(OUTCOME)
     totals.ended(replace(OUTCOME, cause=Cause.DEADLINE, reason="cancelled"))
-    totals.ended(replace(OUTCOME, cause=Cause.SERVER, reason="WORKER_LOST"))
+    totals.ended(replace(OUTCOME, labels=other, cause=Cause.SERVER, reason="WORKER_LOST"))
     snapshot = totals.snapshot()
     assert snapshot.ended == {
-        (LABELS, "finished"): 1, (LABELS, "cancelled"): 1, (LABELS, "failed"): 1
-    }  # fmt: skip
+        LABELS: {"finished": 1, "cancelled": 1, "failed": 0},
+        other: {"finished": 0, "cancelled": 0, "failed": 1},
+    }
     assert snapshot.cancelled == {
         Cause.CLIENT: 0, Cause.DEADLINE: 1, Cause.ACK_TIMEOUT: 0, Cause.SERVER: 1
     }  # fmt: skip
