@@ -44,11 +44,6 @@ class SustainedBreaches:
         self._sustained_s = sustained_s
         self._breaches: dict[str, _Breach] = {}
 
-    @property
-    def told(self) -> frozenset[str]:
-        """The names whose breach was told and lasts."""
-        return frozenset(name for name, breach in self._breaches.items() if breach.told)
-
     def look(self, name: str, *, breached: bool, now_s: float) -> SustainedBreach | None:
         """What must be told after a look that saw a breach or none; None for nothing."""
         if not breached:

@@ -116,8 +116,6 @@ class SignalReader:
             strategy=limit.strategy,
             limit=limit.limit,
             min_streams=limit.min_streams,
-            max_streams=limit.max_streams,
-            last_good=limit.last_good,
             # So often it has gone back and forth, at most.
             swings=2 * min(limit.raised - raised, limit.lowered - lowered),
         )

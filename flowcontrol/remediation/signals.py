@@ -8,16 +8,11 @@ from flowcontrol.slo import SloSnapshot
 
 @dataclass(frozen=True, slots=True)
 class LimitSignal:
-    """The limit on streams in flight. last_good: the last that held under load.
-
-    swings: changes of its direction in the last minute.
-    """
+    """The limit on streams in flight. swings: changes of its direction in the last minute."""
 
     strategy: StrategyName
     limit: int
     min_streams: int
-    max_streams: int
-    last_good: int
     swings: int
 
 

@@ -147,7 +147,7 @@ def test_the_rest_is_passed_on() -> None:
     worse = (FeatureSignal("pooling", "worse"),)
     signals = Reader().read(worse=worse)
     assert (signals.features, signals.kv_use) == (worse, 0.5)
-    assert (signals.limit.limit, signals.limit.last_good) == (4, 4)
+    assert (signals.limit.limit, signals.limit.min_streams) == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Plant:
     def signals(self, slo: SloSnapshot) -> Signals:
         return Signals(
             slo=slo,
-            limit=LimitSignal(StrategyName.PID, 20, 1, 64, 20, 0),
+            limit=LimitSignal(StrategyName.PID, 20, 1, 0),
             workers=(self.worker(0), self.worker(1)),
             kv_use=0.6,
             kv_refusals=0,

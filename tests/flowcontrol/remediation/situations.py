@@ -22,7 +22,7 @@ OPTIONS = RemediationOptions(
 )
 HEALTHY = Signals(
     slo=SloSnapshot(0.0, INTERVAL_S, 30.0, 300.0, ()),
-    limit=LimitSignal(StrategyName.PID, 20, 1, 64, 18, 0),
+    limit=LimitSignal(StrategyName.PID, 20, 1, 0),
     workers=(),
     kv_use=0.3,
     kv_refusals=0,

@@ -45,8 +45,6 @@ SIGNALS = st.builds(
         strategy=st.sampled_from([StrategyName.PID, StrategyName.FIXED]),
         limit=st.integers(1, 5),
         min_streams=st.just(1),
-        max_streams=st.just(5),
-        last_good=st.just(3),
         swings=st.integers(0, 4),
     ),
     workers=WORKERS,
@@ -57,7 +55,7 @@ SIGNALS = st.builds(
     prefill_share=st.none() | st.sampled_from([0.1, 0.3, 0.8]),
     features=st.just(()) | st.just((FeatureSignal("pooling", "slower"),)),
 )
-CALM = replace(HEALTHY, limit=LimitSignal(StrategyName.PID, 3, 1, 5, 3, 0))
+CALM = replace(HEALTHY, limit=LimitSignal(StrategyName.PID, 3, 1, 0))
 # Tenants 2, workers 2, feature 1, and the four actions on the server.
 KEYS = 9
 
