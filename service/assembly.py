@@ -4,9 +4,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -25,6 +25,7 @@ from service.assembly_options import (
 )
 from service.options import TelemetryOptions
 from service.server import BindError, Server
+from service.until_first import until_first
 
 if TYPE_CHECKING:
     from service.telemetry.tracing import Tracing
@@ -112,9 +113,9 @@ async def _run(settings: Settings, models: ModelHost) -> int:
         print(f"{LISTENING}{address}", flush=True)
         if server.metrics_address:
             print(f"{METRICS}http://{server.metrics_address}/metrics", flush=True)
-        await _until_first(server.start_engine(), stopping[0].wait())
+        await until_first(server.start_engine(), stopping[0].wait())
         await stopping[0].wait()
-        await _until_first(server.drain(), stopping[1].wait())
+        await until_first(server.drain(), stopping[1].wait())
     except (BindError, EngineStartError) as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 1
@@ -155,16 +156,3 @@ def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop)
     return first, second
-
-
-async def _until_first(*coroutines: Coroutine[Any, Any, object]) -> None:
-    """Run until one of them is done, cancel the others, and raise what the first one raised."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

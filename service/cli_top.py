@@ -25,6 +25,7 @@ from penstock.v1.status_pb2 import Status
 from service.terminal import TARGET, TargetOption, run_command
 from service.top.history import History
 from service.top.view import Frame
+from service.until_first import until_first
 
 _FIRST_WAIT_S = 0.5
 _MOST_WAIT_S = 5.0
@@ -106,15 +107,7 @@ async def _on_screen(console: Console, target: str, interval_s: float) -> None:
         loop.add_signal_handler(signal.SIGWINCH, live.refresh)
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stopped.set)
-        tasks = {asyncio.create_task(show()), asyncio.create_task(stopped.wait())}
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+        await until_first(show(), stopped.wait())
 
 
 @contextmanager

@@ -22,10 +22,18 @@ async def grpc_servicer() -> ScriptedServer:
     return ScriptedServer()
 
 
+@pytest.fixture
+def interceptors() -> list[grpc.aio.ServerInterceptor]:
+    """Of the server; none but where a test file says so."""
+    return []
+
+
 @pytest_asyncio.fixture
-async def grpc_addr(grpc_servicer: ScriptedServer) -> AsyncIterator[str]:
+async def grpc_addr(
+    grpc_servicer: ScriptedServer, interceptors: list[grpc.aio.ServerInterceptor]
+) -> AsyncIterator[str]:
     """Address of a running server; a free port of its own, so nothing is left over between tests."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], interceptors=interceptors)
     add_GenerationServiceServicer_to_server(grpc_servicer, server)
     add_ModelServiceServicer_to_server(grpc_servicer, server)
     add_StatusServiceServicer_to_server(grpc_servicer, server)

@@ -1,17 +1,13 @@
 """The tenant goes with every call of a client."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 
 from penstock import Client, InvalidRequestError, SyncClient
 from penstock.tenant import TENANT_KEY, tenant_metadata, with_tenant
-from penstock.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
-from penstock.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
-from penstock.v1.status_pb2_grpc import add_StatusServiceServicer_to_server
 from tests.client.conftest import AnyClient
 from tests.client.doubles import Cut, ResumableAnswer, ScriptedServer
 from tests.client.drivers import Waits
@@ -40,16 +36,9 @@ def recorder() -> Recorder:
     return Recorder()
 
 
-@pytest_asyncio.fixture
-async def grpc_addr(grpc_servicer: ScriptedServer, recorder: Recorder) -> AsyncIterator[str]:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], interceptors=[recorder])
-    add_GenerationServiceServicer_to_server(grpc_servicer, server)
-    add_ModelServiceServicer_to_server(grpc_servicer, server)
-    add_StatusServiceServicer_to_server(grpc_servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
+@pytest.fixture
+def interceptors(recorder: Recorder) -> list[grpc.aio.ServerInterceptor]:
+    return [recorder]
 
 
 async def every_call(client: AnyClient) -> None:

@@ -3,18 +3,15 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 from opentelemetry import trace
 
 from penstock import OverloadedError
 from penstock.tracing import with_trace
-from penstock.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
-from penstock.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from tests.client.conftest import AnyClient
 from tests.client.doubles import Cut, Exchange, ResumableAnswer, ScriptedServer
 from tests.spans import Span, caller, not_recorded, recorded
@@ -44,15 +41,9 @@ def recorder() -> Recorder:
     return Recorder()
 
 
-@pytest_asyncio.fixture
-async def grpc_addr(grpc_servicer: ScriptedServer, recorder: Recorder) -> AsyncIterator[str]:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], interceptors=[recorder])
-    add_GenerationServiceServicer_to_server(grpc_servicer, server)
-    add_ModelServiceServicer_to_server(grpc_servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
+@pytest.fixture
+def interceptors(recorder: Recorder) -> list[grpc.aio.ServerInterceptor]:
+    return [recorder]
 
 
 def context_of(span: Span) -> str:

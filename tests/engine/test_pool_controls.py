@@ -16,7 +16,18 @@ from engine.pool_engine import PoolEngine
 from flowcontrol.reasons import Reason
 from tests.engine.requests import Sink
 from tests.engine.subjects import POOL, SUPERVISOR, WORKER
-from tests.engine.test_pool_engine import PROGRAM, STICKS, TOKENS, ended, pool, running, streams, text, whole
+from tests.engine.test_pool_engine import (
+    PROGRAM,
+    STICKS,
+    TOKENS,
+    ended,
+    pool,
+    running,
+    started,
+    streams,
+    text,
+    whole,
+)
 from tests.engine.waiting import eventually
 from tests.engine.worker_double import PREFIX_BYTES, STEP_S, pace
 
@@ -29,12 +40,8 @@ async def with_prefixes(workers: int) -> AsyncIterator[PoolEngine]:
     """Each worker keeps the prefixes of three streams."""
     worker = replace(WORKER, model="works", prefill_step_tokens=77, max_prefix_cache_bytes=3 * PREFIX_BYTES)
     engine = PoolEngine(worker, SUPERVISOR, replace(POOL, workers=workers), program=PROGRAM)
-    await engine.start()
-    await whole(engine)
-    try:
+    async with started(engine):
         yield engine
-    finally:
-        await engine.stop()
 
 
 def workers(engine: PoolEngine) -> list[WorkerSnapshot]:

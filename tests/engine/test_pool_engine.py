@@ -37,7 +37,13 @@ def pool(
 
 @asynccontextmanager
 async def running(*args: Any, **options: Any) -> AsyncIterator[PoolEngine]:
-    engine = pool(*args, **options)
+    async with started(pool(*args, **options)) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def started(engine: PoolEngine) -> AsyncIterator[PoolEngine]:
+    """Once every worker is ready."""
     await engine.start()
     await whole(engine)
     try:

@@ -9,18 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from flowcontrol.slo import SloGuard, SloOptions, SloSnapshot
 from flowcontrol.slo_verdict import Objective, ObjectiveSnapshot, Verdict
+from tests.flowcontrol.slo_options import SLO
 
-OPTIONS = SloOptions(
-    interval_s=10.0,
-    fast_window_s=30.0,
-    slow_window_s=300.0,
-    min_samples=20,
-    ttft_p50_s=1.0,
-    ttft_p95_s=5.0,
-    inter_token_p95_s=0.2,
-    max_refusal_rate=0.05,
-    max_infrastructure_cancellations=0.005,
-)
 START_S = 1000.0
 GOOD_S, BAD_S = 0.5, 9.0
 
@@ -28,7 +18,7 @@ GOOD_S, BAD_S = 0.5, 9.0
 class Service:
     """A guard that is told of as many first tokens a second, in virtual time."""
 
-    def __init__(self, options: SloOptions = OPTIONS, per_s: int = 2) -> None:
+    def __init__(self, options: SloOptions = SLO, per_s: int = 2) -> None:
         self.now_s, self.per_s = START_S, per_s
         self.guard = SloGuard(options, START_S)
 
@@ -63,7 +53,7 @@ def test_nothing_is_said_before_the_first_evaluation() -> None:
 
 
 def test_objectives_can_be_left_out() -> None:
-    options = replace(OPTIONS, ttft_p50_s=0.0, inter_token_p95_s=0.0, max_refusal_rate=1.0)
+    options = replace(SLO, ttft_p50_s=0.0, inter_token_p95_s=0.0, max_refusal_rate=1.0)
     service = Service(options)
     service.guard.gaps([1.0] * 100)
     service.guard.requests(100, 100)
@@ -86,7 +76,7 @@ def test_objectives_can_be_left_out() -> None:
 )
 def test_wrong_options_are_named(wrong: dict[str, float], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        replace(OPTIONS, **wrong)  # type: ignore[arg-type]
+        replace(SLO, **wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [Objective.TTFT_P50, Objective.TTFT_P95])
@@ -179,7 +169,7 @@ def test_many_gaps_are_counted_exactly() -> None:
 
 
 def test_what_comes_before_a_late_evaluation_is_part_of_it() -> None:
-    guard = SloGuard(OPTIONS, START_S)
+    guard = SloGuard(SLO, START_S)
     for _ in range(30):
         guard.first_token(BAD_S)
     assert guard.evaluate(START_S + 9) is guard.snapshot()
@@ -195,7 +185,7 @@ def test_what_comes_before_a_late_evaluation_is_part_of_it() -> None:
 
 
 def test_what_comes_after_missed_evaluations_stays_for_a_whole_window() -> None:
-    guard = SloGuard(OPTIONS, START_S)
+    guard = SloGuard(SLO, START_S)
     for _ in range(30):
         guard.first_token(BAD_S)
     assert objective(guard.evaluate(START_S + 95)).samples == 30
@@ -208,7 +198,7 @@ class GuardMachine(RuleBasedStateMachine):
     @initialize(per_fast=st.integers(1, 4), per_slow=st.integers(1, 30))
     def begin(self, per_fast: int, per_slow: int) -> None:
         fast_s = 10.0 * per_fast
-        self.options = replace(OPTIONS, fast_window_s=fast_s, slow_window_s=fast_s * per_slow, min_samples=5)
+        self.options = replace(SLO, fast_window_s=fast_s, slow_window_s=fast_s * per_slow, min_samples=5)
         self.now_s = START_S
         self.guard = SloGuard(self.options, START_S)
         self.before = self.guard.snapshot()

@@ -1,8 +1,10 @@
 """Looks at the status of a server."""
 
-from penstock.v1.status_pb2 import Status
+from penstock.v1.status_pb2 import WORKER_STATE_READY, Status
 from tests.service.eventually import eventually
 from tests.service.servers import Stubs
+
+WHOLE_AGAIN_S = 60.0
 
 
 def _is_idle(status: Status) -> bool:
@@ -13,6 +15,15 @@ def _is_idle(status: Status) -> bool:
 async def idle(stubs: Stubs) -> Status:
     """The status once no stream is left, in the server or in the worker."""
     return await eventually(stubs.status, _is_idle)
+
+
+async def whole(stubs: Stubs) -> Status:
+    """The status once every worker is ready."""
+    return await eventually(
+        stubs.status,
+        lambda status: all(worker.state == WORKER_STATE_READY for worker in status.workers),
+        within_s=WHOLE_AGAIN_S,
+    )
 
 
 async def stalled(stubs: Stubs, streams: int = 1) -> Status:

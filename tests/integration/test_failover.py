@@ -12,8 +12,8 @@ import pytest_asyncio
 
 from penstock import Client
 from penstock.v1 import status_pb2
-from penstock.v1.status_pb2 import Status
 from tests.integration.processes import ServerProcess, running_server
+from tests.integration.states import WHOLE_AGAIN_S, whole
 from tests.integration.tokens import used
 from tests.service.calls import Answer, endless, generate
 from tests.service.eventually import eventually
@@ -21,7 +21,6 @@ from tests.service.servers import Stubs, stubs_of
 
 STREAMS = 16
 TOKENS = 150
-WHOLE_AGAIN_S = 60.0
 OPTIONS = {
     "ENGINE__CPU_BLAS": "none",
     "ENGINE__WORKERS": "2",
@@ -44,15 +43,6 @@ async def stubs(server: ServerProcess) -> AsyncIterator[Stubs]:
     async with stubs_of(server.address) as stubs:
         await whole(stubs)
         yield stubs
-
-
-async def whole(stubs: Stubs) -> Status:
-    """The status once every worker is ready."""
-    return await eventually(
-        stubs.status,
-        lambda status: all(worker.state == READY for worker in status.workers),
-        within_s=WHOLE_AGAIN_S,
-    )
 
 
 def asked(n: int) -> Any:

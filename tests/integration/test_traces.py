@@ -11,10 +11,9 @@ import pytest_asyncio
 from penstock import Client, SyncClient
 from penstock.tracing import with_trace
 from penstock.v1 import generation_pb2 as pb
-from penstock.v1 import status_pb2
-from penstock.v1.status_pb2 import Status
 from tests.integration.collector import Collector, collecting
 from tests.integration.processes import ServerProcess, running_server
+from tests.integration.states import whole
 from tests.service.calls import GenerateCall, endless
 from tests.service.eventually import eventually
 from tests.service.servers import Stubs, stubs_of
@@ -30,7 +29,6 @@ OPTIONS = {
     "STREAM_REGISTRY__BACKPRESSURE__ACK_TIMEOUT_MS": "60000",
 }
 ENDLESS: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
-WHOLE_AGAIN_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +49,6 @@ async def stubs(server: ServerProcess) -> AsyncIterator[Stubs]:
     async with stubs_of(server.address) as stubs:
         await whole(stubs)
         yield stubs
-
-
-async def whole(stubs: Stubs) -> Status:
-    """The status once every worker is ready."""
-    return await eventually(
-        stubs.status,
-        lambda status: all(each.state == status_pb2.WORKER_STATE_READY for each in status.workers),
-        within_s=WHOLE_AGAIN_S,
-    )
 
 
 def check_stream(trace: Trace, *stages: str) -> None:

@@ -17,22 +17,13 @@ from service.guard_news import Newsroom
 from service.observation import Cause, StreamLabels, StreamOutcome
 from service.options import GuardOptions, RolloutOptions
 from service.rollout import Rollout
+from tests.flowcontrol import slo_options
 from tests.service.admission_subjects import a_governor
 from tests.service.drivers import Clock, scripted_engine
 from tests.service.feature_subjects import ROLLOUT
 from tests.service.servers import UNGUARDED
 
-SLO = SloOptions(
-    interval_s=10.0,
-    fast_window_s=30.0,
-    slow_window_s=300.0,
-    min_samples=5,
-    ttft_p50_s=1.0,
-    ttft_p95_s=2.0,
-    inter_token_p95_s=0.2,
-    max_refusal_rate=0.05,
-    max_infrastructure_cancellations=0.005,
-)
+SLO = replace(slo_options.SLO, min_samples=5, ttft_p95_s=2.0)
 REMEDIATION = RemediationOptions(
     act=True, cool_down_s=30.0, max_actions_per_hour=30, max_swings=3, max_failures=5
 )

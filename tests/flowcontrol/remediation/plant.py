@@ -12,20 +12,10 @@ from flowcontrol.remediation.signals import (
     TenantSignal,
     WorkerSignal,
 )
-from flowcontrol.slo import SloGuard, SloOptions, SloSnapshot
+from flowcontrol.slo import SloGuard, SloSnapshot
 from tests.flowcontrol.remediation.situations import OPTIONS
+from tests.flowcontrol.slo_options import SLO
 
-SLO = SloOptions(
-    interval_s=10.0,
-    fast_window_s=30.0,
-    slow_window_s=300.0,
-    min_samples=20,
-    ttft_p50_s=1.0,
-    ttft_p95_s=5.0,
-    inter_token_p95_s=0.2,
-    max_refusal_rate=0.05,
-    max_infrastructure_cancellations=0.005,
-)
 REQUESTS_PER_S = 4
 STUCK_AFTER_S, RESTART_S = 10, 5
 

@@ -4,7 +4,6 @@ import pytest
 
 from flowcontrol.remediation.actions import Action, Outcome
 from tests.flowcontrol.remediation.plant import (
-    SLO,
     BadCanary,
     Incurable,
     KvShortage,
@@ -16,6 +15,7 @@ from tests.flowcontrol.remediation.plant import (
     run,
 )
 from tests.flowcontrol.remediation.situations import OPTIONS
+from tests.flowcontrol.slo_options import SLO
 
 # Simulated hours take four times as long while coverage is measured.
 pytestmark = pytest.mark.no_cover
