@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
-from engine.contract import Engine, EngineError, EngineSnapshot, EngineState, ModelInfo
+from engine.contract import Engine, EngineError, EngineSnapshot, EngineState, ModelInfo, WorkerSnapshot
 
 
 class ModelState(StrEnum):
@@ -64,6 +64,11 @@ class ModelSnapshot:
     loading: LoadProgress | None
     message: str
     engine: EngineSnapshot | None
+
+    @property
+    def workers(self) -> tuple[WorkerSnapshot, ...]:
+        """None of a model without an engine."""
+        return self.engine.workers if self.engine is not None else ()
 
 
 class Hold:

@@ -1,9 +1,8 @@
 """What the rules of remediation are given: from snapshots, and from what has changed since the last look."""
 
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from engine.contract import WorkerSnapshot, WorkerState
 from engine.hosted_model import ModelSnapshot
@@ -11,32 +10,14 @@ from flowcontrol.admission.snapshot import GovernorSnapshot, LimitSnapshot, Tena
 from flowcontrol.reasons import Reason
 from flowcontrol.remediation.signals import FeatureSignal, LimitSignal, Signals, TenantSignal, WorkerSignal
 from flowcontrol.slo import SloSnapshot
+from service.growth import Growth
 
 # Refusals that are the caller's own doing, or meant: they say nothing of how the server does.
 _NOT_OURS = frozenset({Reason.TENANT_LIMIT, Reason.DRAINING, Reason.INVALID_REQUEST})
 _SWINGS_OVER_S = 60.0
 
-Key = TypeVar("Key", bound=Hashable)
 Counter = tuple[str, int, int, str]
 """A model, one of its workers, its process, and what is counted: a new process counts anew."""
-
-
-class Growth(Generic[Key]):
-    """By how much counters have grown since the last look, each by its own key.
-
-    One that is lower than before belongs to a new life: all of it is new.
-    """
-
-    def __init__(self) -> None:
-        self._last: dict[Key, float] = {}
-
-    def take(self, values: Mapping[Key, float]) -> dict[Key, float]:
-        """values: of all there are; those of keys that are gone are forgotten."""
-        last, self._last = self._last, dict(values)
-        return {
-            key: value - last[key] if value >= last.get(key, value + 1) else value
-            for key, value in values.items()
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +34,7 @@ def kv_use(models: Sequence[ModelSnapshot], governed: GovernorSnapshot, availabl
     Prefix caches count against the machine only: before the bound they give way by themselves. available:
     bytes that processes may still take; None when it is not known.
     """
-    counters = [
-        worker.counters for model in models if model.engine is not None for worker in model.engine.workers
-    ]
+    counters = [worker.counters for model in models for worker in model.workers]
     rows = sum(each.kv_bytes for each in counters)
     held = rows + sum(each.prefix_cache_bytes for each in counters)
     bound = governed.estimates.max_kv_bytes
@@ -124,12 +103,7 @@ class SignalReader:
         self, models: tuple[ModelSnapshot, ...]
     ) -> tuple[tuple[WorkerSignal, ...], int, float | None]:
         """The workers, parked caches that were evicted, and the share of the step time spent on prompts."""
-        there = [
-            (model.name, worker)
-            for model in models
-            if model.engine is not None
-            for worker in model.engine.workers
-        ]
+        there = [(model.name, worker) for model in models for worker in model.workers]
         values: dict[Counter, float] = {}
         for name, worker in there:
             counters = worker.counters

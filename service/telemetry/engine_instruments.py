@@ -15,7 +15,7 @@ from service.telemetry.tables import Instrument, Kind, Measured, one
 
 def _workers(reading: Reading) -> Iterable[Measured]:
     for model in reading.models:
-        states = Counter(worker.state for worker in model.engine.workers) if model.engine is not None else {}
+        states = Counter(worker.state for worker in model.workers)
         for state in WorkerState:
             yield states.get(state, 0), {"model": model.name, "state": state.value}
 

@@ -1,7 +1,7 @@
 """Everything that metrics are read from, taken in one go on the event loop."""
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from engine.contract import EngineCounters, WorkerSnapshot
@@ -11,6 +11,7 @@ from flowcontrol.admission.governor import Governor
 from flowcontrol.admission.snapshot import GovernorSnapshot
 from flowcontrol.pool import PoolSnapshot
 from flowcontrol.registry import RegistrySnapshot, StreamRegistry
+from service.growth import Growth
 from service.message_pool import MessagePool
 from service.observation import Observation
 from service.stream_snapshot import StreamSnapshot
@@ -42,28 +43,12 @@ class Reading:
 
     def workers(self) -> Iterable[tuple[ModelSnapshot, WorkerSnapshot]]:
         for model in self.models:
-            for worker in model.engine.workers if model.engine is not None else ():
+            for worker in model.workers:
                 yield model, worker
 
     def sum(self, read: Callable[[EngineCounters], float]) -> float:
         """Of all workers together."""
         return sum(read(worker.counters) for _, worker in self.workers())
-
-
-class LivesTotal:
-    """The sum of counters that begin anew with each life of their owner, and end with it."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._last: dict[Hashable, int] = {}
-
-    def take(self, values: dict[Hashable, int]) -> int:
-        """values: of all owners there are. A value below the last one is a new life's. Returns the sum."""
-        for owner, value in values.items():
-            last = self._last.get(owner, 0)
-            self.total += value - last if value >= last else value
-        self._last = values
-        return self.total
 
 
 class Readings:
@@ -100,18 +85,21 @@ class Readings:
         self._version = version
         self._clock = clock
         self._started_s = clock()
-        self._evictions = LivesTotal()
+        self._evictions = 0
+        self._evicted: Growth[tuple[str, int]] = Growth()
 
     def take(self) -> Reading:
         now_s = self._clock()
         models = self._models.models()
         engines = self._models.snapshot()
-        evictions: dict[Hashable, int] = {
-            (model.name, worker.index): worker.counters.evictions
-            for model in models
-            if model.engine is not None
-            for worker in model.engine.workers
-        }
+        evicted = self._evicted.take(
+            {
+                (model.name, worker.index): worker.counters.evictions
+                for model in models
+                for worker in model.workers
+            }
+        )
+        self._evictions += round(sum(evicted.values()))
         return Reading(
             version=self._version,
             uptime_s=now_s - self._started_s,
@@ -123,7 +111,7 @@ class Readings:
             pool=self._pool.snapshot() if self._pool is not None else None,
             streams=tuple(stream for stream in self._streams() if not stream.state.ended),
             totals=self._totals.snapshot(),
-            evictions=self._evictions.take(evictions),
+            evictions=self._evictions,
             max_batch_rows=self._max_batch_rows,
             tasks=len(asyncio.all_tasks()),
         )

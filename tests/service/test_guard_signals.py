@@ -11,7 +11,7 @@ from flowcontrol.admission.snapshot import GovernorSnapshot, TenantSnapshot
 from flowcontrol.reasons import Reason
 from flowcontrol.remediation.signals import FeatureSignal, Signals
 from flowcontrol.slo import SloGuard
-from service.guard_signals import Growth, Requests, SignalReader, kv_use
+from service.guard_signals import Requests, SignalReader, kv_use
 from tests.service.admission_subjects import a_governor
 from tests.service.drivers import START_S, scripted_engine
 from tests.service.guards import SLO
@@ -77,14 +77,6 @@ class Reader:
     ) -> Signals:
         self.now_s += after_s
         return self.reader.read(self.slo, given, seen, kv_use=0.5, worse=worse, now_s=self.now_s)
-
-
-def test_growth_is_what_came_since_and_all_of_a_new_life() -> None:
-    growth: Growth[str] = Growth()
-    assert growth.take({"a": 5.0}) == {"a": 5.0}
-    assert growth.take({"a": 7.0, "b": 1.0}) == {"a": 2.0, "b": 1.0}
-    assert growth.take({"a": 3.0}) == {"a": 3.0}
-    assert growth.take({"b": 4.0}) == {"b": 4.0}
 
 
 def test_requests_leave_out_what_is_the_callers_own_doing() -> None:

@@ -10,7 +10,6 @@ from engine.mlx_worker.row_prefixes import _LEAST_PROMPT_TOKENS
 from service.observation import Cause, StreamOutcome
 from service.telemetry.histograms import HistogramSnapshot, LabelledHistogram, StreamHistograms
 from service.telemetry.kv_capacity import BLOCK_TOKENS
-from service.telemetry.readings import LivesTotal
 from service.telemetry.totals import StreamTotals
 from tests.service.sinks import LABELS
 
@@ -113,14 +112,6 @@ def test_totals_tell_finished_from_cancelled_and_failed() -> None:
         Cause.CLIENT: 0, Cause.DEADLINE: 1, Cause.ACK_TIMEOUT: 0, Cause.SERVER: 1
     }  # fmt: skip
     assert (snapshot.prompt_tokens, snapshot.cached_tokens, snapshot.completion_tokens) == (21, 9, 123)
-
-
-def test_the_sum_over_lives_never_falls() -> None:
-    lives = LivesTotal()
-    assert lives.take({"a": 3, "b": 1}) == 4
-    assert lives.take({"a": 5, "b": 0}) == 6  # b began anew.
-    assert lives.take({"a": 5}) == 6
-    assert lives.take({"a": 2, "b": 2}) == 10
 
 
 def test_a_block_is_the_shortest_prefix_that_is_kept() -> None:
