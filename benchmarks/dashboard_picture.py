@@ -63,7 +63,7 @@ def watch(duration_s: float, folder: Path) -> tuple[Lines, tuple[float, float]]:
     """What Prometheus has for each panel, by the panel's id, and the time of the picture, since the epoch."""
     program = find("prometheus")
     if program is None:
-        raise SystemExit("Prometheus is not here: make prometheus")
+        raise SystemExit("Prometheus is not here: deploy/prometheus/fetch.sh build/prometheus fetches it")
     port = free_port()
     environ = OPTIONS | {"PENSTOCK_TELEMETRY__PROMETHEUS_PORT": str(port)}
     targets = [f"127.0.0.1:{port}"]

@@ -24,7 +24,7 @@ NO_DATA = frozenset({"Prefix cache A", "annotation Worker restarts"})
 """Queries of known metrics that give nothing: the scripted engine has no prefix cache in which anything is
 looked up, and no worker is restarted."""
 
-MISSING = "neither `prometheus` and `promtool` on the PATH nor build/prometheus (make prometheus)"
+MISSING = "no prometheus and promtool here: deploy/prometheus/fetch.sh build/prometheus fetches them"
 
 # A scrape may take as long; on a busy machine 0.2 s were too few.
 SCRAPE_S = 0.5
