@@ -36,6 +36,17 @@ def metaspace() -> Tokenizer:
     return tokenizer
 
 
+def byte_level() -> Tokenizer:
+    """As GPT-2 and most since have it, here with a token for each byte and some that were added."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={piece: n for n, piece in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens(["<think hard>", "é"])
+    tokenizer.add_special_tokens(["<s>"])
+    return tokenizer
+
+
 def byte(value: int) -> int:
     return 100 + value
 
@@ -86,6 +97,15 @@ def test_pieces_of_random_ids_concatenate_to_the_decoded_whole(
     prompt, output = prompt + fox, output + fox
     joined = "".join(pieces(loaded.tokenizer, prompt, output))
     assert joined == added_text(tokenizer, prompt, output)
+
+
+@given(output=st.lists(st.integers(0, 260), max_size=12))
+def test_byte_level_pieces_are_what_the_library_decodes(output: list[int]) -> None:
+    """Every byte, added tokens, special ones and unknown ids, in any order."""
+    tokenizer = byte_level()
+    end = tokenizer.encode("end").ids
+    joined = "".join(pieces(WrappedTokenizer(tokenizer), end, output + end))
+    assert joined == added_text(tokenizer, end, output + end)
 
 
 def test_an_emoji_over_several_tokens_comes_with_the_last_one(loaded: "LoadedModel") -> None:
