@@ -37,13 +37,18 @@ def is_penalised(sampling: Sampling) -> bool:
     )
 
 
+def changes_logits(sampling: Sampling, min_tokens: int, ending_ids: Sequence[int]) -> bool:
+    """Whether anything here is of use to a row."""
+    return is_penalised(sampling) or bool(sampling.logit_bias) or (min_tokens > 0 and len(ending_ids) > 0)
+
+
 class BatchPenalties:
     """Changes the logits of the rows that it was made for. To be applied once for each step of theirs."""
 
     def __init__(self, rows: Sequence[PenalisedRow], xp: Any) -> None:
         self._recent = _RecentTokens(rows, xp) if any(is_penalised(row.sampling) for row in rows) else None
-        changes = [index for index, row in enumerate(rows) if row.sampling.logit_bias or _may_forbid(row)]
-        self._fixed = _FixedChanges(rows, xp) if changes else None
+        fixed = any(row.sampling.logit_bias or _may_forbid(row) for row in rows)
+        self._fixed = _FixedChanges(rows, xp) if fixed else None
 
     @property
     def empty(self) -> bool:

@@ -56,15 +56,16 @@ def make_pipeline(clock: ModelClock) -> Pipeline:
 class _Draws:
     """Keeps what draws for a batch as long as its rows are the same."""
 
-    def __init__(self, xp: Any) -> None:
+    def __init__(self, xp: Any, *, later: int) -> None:
+        """later: how many of a row's tokens come after those before the one that its logits are from."""
         self._xp = xp
+        self._later = later
         self._rows: list[DecodeRow] = []
         self._draw: BatchDraw | None = None
 
-    def of(self, rows: list[DecodeRow], *, known: slice) -> BatchDraw:
-        """known: which of a row's tokens are before the one that the logits come from."""
+    def of(self, rows: list[DecodeRow]) -> BatchDraw:
         if self._draw is None or rows != self._rows:
-            self._draw = BatchDraw([(each.row, each.tokens[known]) for each in rows], self._xp)
+            self._draw = BatchDraw([(each.row, each.tokens) for each in rows], self._xp, later=self._later)
             self._rows = list(rows)
         return self._draw
 
@@ -73,6 +74,14 @@ def _staying(flight: list[DecodeRow], rows: list[DecodeRow]) -> list[int]:
     """Places in flight of the rows that are still there."""
     places = {each.uid: place for place, each in enumerate(flight)}
     return [places[each.uid] for each in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was drawn, and by what."""
+
+    draw: BatchDraw
+    drawn: Drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,7 @@ class CpuPipeline:
 
     def __init__(self, clock: ModelClock) -> None:
         self._clock = clock
-        self._draws = _Draws(np)
+        self._draws = _Draws(np, later=1)
         self._started: _Pass | None = None
 
     @property
@@ -105,28 +114,35 @@ class CpuPipeline:
         with self._clock:
             inputs = mx.array(np.zeros(len(rows), dtype=np.int32))
             logits = forward(inputs)
-        given = self.finish(rows)
+        found = self._finish(rows)
         memory = np.array(inputs, copy=False)
-        memory[:] = [each.next_token for each in rows]
+        memory[:] = [each.next_token for each in rows] if found is None else found.drawn.tokens
         with self._clock:
             mx.async_eval(logits)  # type: ignore[no-untyped-call]
+        self._started = _Pass(rows, memory, logits)
+        # Only now: the model waits for none of it, and each row is fetched into the CPU's caches once.
+        given = [] if found is None else _give(rows, range(len(rows)), found.draw, found.drawn)
         for each in rows:
             each.tokens.append(each.next_token)
-        self._started = _Pass(rows, memory, logits)
         return given
 
     def finish(self, rows: list[DecodeRow]) -> list[StepToken]:
+        found = self._finish(rows)
+        return [] if found is None else _give(rows, range(len(rows)), found.draw, found.drawn)
+
+    def _finish(self, rows: list[DecodeRow]) -> _Found | None:
+        """What the pass that is under way gives, in the order of the rows; None without one."""
         started, self._started = self._started, None
         if started is None or not rows:
-            return []
+            return None
         with self._clock:
             mx.eval(started.logits)
         logits, inputs = np.array(started.logits, copy=False), started.inputs
         if len(rows) < len(started.rows):
             staying = _staying(started.rows, rows)
             logits, inputs = logits[staying], inputs[staying]
-        draw = self._draws.of(rows, known=slice(None, -1))
-        return _give(rows, range(len(rows)), draw, draw.draw(logits, inputs))
+        draw = self._draws.of(rows)
+        return _Found(draw, draw.draw(logits, inputs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +159,7 @@ class DevicePipeline:
 
     def __init__(self, clock: ModelClock) -> None:
         self._clock = clock
-        self._draws = _Draws(mx)
+        self._draws = _Draws(mx, later=0)
         self._started: _LazyPass | None = None
 
     @property
@@ -159,7 +175,7 @@ class DevicePipeline:
                 inputs = started.drawn.tokens.astype(mx.int32)
                 if len(rows) < len(started.rows):
                     inputs = inputs[mx.array(_staying(started.rows, rows))]
-            draw = self._draws.of(rows, known=slice(None))
+            draw = self._draws.of(rows)
             drawn = draw.draw(forward(inputs), inputs)
             mx.async_eval(*drawn.arrays)  # type: ignore[no-untyped-call]
         given = self.finish(rows)
