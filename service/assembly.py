@@ -15,6 +15,7 @@ from engine.coalescing import CoalescingEngine
 from engine.contract import Engine, EngineStartError
 from engine.model_host import ModelHost
 from engine.pool_engine import PoolEngine
+from engine.startup_objects import freeze_startup_objects
 from service.assembly_options import (
     host_options,
     service_options,
@@ -114,6 +115,7 @@ async def _run(settings: Settings, models: ModelHost) -> int:
         if server.metrics_address:
             print(f"{METRICS}http://{server.metrics_address}/metrics", flush=True)
         await until_first(server.start_engine(), stopping[0].wait())
+        freeze_startup_objects()
         await stopping[0].wait()
         await until_first(server.drain(), stopping[1].wait())
     except (BindError, EngineStartError) as error:

@@ -22,6 +22,7 @@ from engine.mlx_worker.start_checks import OptionsError
 from engine.mlx_worker.step_loop import StepLoop
 from engine.mlx_worker.warm_up import warm_up
 from engine.options import WorkerOptions
+from engine.startup_objects import freeze_startup_objects
 from engine.wire import (
     Cancel,
     Command,
@@ -142,6 +143,7 @@ class Worker:
             os._exit(1)
         loop = make_step_loop(options, make_generator, self._send)
         intake = Intake(loaded, loop.hand_over, self._send, default_max_tokens=options.default_max_tokens)
+        freeze_startup_objects()
         self._parts.set_result((loop, intake))
         self._send([Ready(loaded.info, self._cpu_blas, step_s)])
         return loop
