@@ -30,12 +30,12 @@ from service.assembly import LISTENING
 from service.assembly_options import governor_options
 
 GOAL = 0.99
-MAX_TOKENS = 128
+MAX_TOKENS = 32
 # More than any case has, for both: nobody waits, and without a queue a stream that follows an ended one
 # is never refused.
 _MAX_STREAMS = 48
 # Prompts that each stream has answered, one after the other, in a run.
-_ROUNDS = {1: 4, 8: 2, 32: 1}
+_ROUNDS = {1: 2, 8: 1, 32: 1}
 _CASE_S = 75.0
 _QUICK_CASE_S = 5.0
 _GOVERNOR_REQUESTS = 4_000
