@@ -28,6 +28,9 @@ OPTIONS = {
     "STREAM_REGISTRY__CHUNK_POOLING__ENABLED": "true",
     "ENGINE__MAX_CONTEXT_TOKENS": "512",
     "ENGINE__HEARTBEAT_INTERVAL_MS": "20",
+    # A busy machine may hold the worker up; its streams would fail.
+    "ENGINE__STUCK_AFTER_MS": "30000",
+    "ENGINE__KILL_AFTER_MS": "60000",
     "ENGINE__MAX_PARKED_KV_BYTES": str(MAX_PARKED_KV_BYTES),
 }
 
