@@ -23,7 +23,8 @@ from benchmarks.soak.slopes import Slope, slope
 ALLOWED = 0.005
 """Share of the streams that may end by a fault of the server."""
 MOST_GROWTH = 0.02
-"""Growth of the server's memory over the run, as a share, that is let pass though it is beyond the noise."""
+"""Growth of the server's memory over the run, as a share, that is let pass though it is beyond the noise: the
+heap becomes full of holes. What is kept shows in Python's blocks."""
 
 _EVENTS_PER_MINUTE = 30
 _WEIGHTS = {
@@ -65,6 +66,7 @@ def minute_rows(samples: Sequence[Sample]) -> list[Row]:
                 "minute": round(a.at_s / 60),
                 "server MB": b.rss_bytes / 1e6,
                 "workers MB": b.workers_rss_bytes / 1e6,
+                "blocks": b.blocks,
                 "files": b.files,
                 "tasks": b.tasks,
                 "active": b.active,
@@ -84,6 +86,7 @@ def slopes(samples: Sequence[Sample]) -> dict[str, Slope | None]:
     times_s = [each.at_s for each in late]
     return {
         "server MB": slope(times_s, [each.rss_bytes / 1e6 for each in late]),
+        "blocks": slope(times_s, [float(each.blocks) for each in late]),
         "files": slope(times_s, [float(each.files) for each in late]),
         "tasks": slope(times_s, [float(each.tasks) for each in late]),
         "active": slope(times_s, [float(each.active) for each in late]),
@@ -102,12 +105,14 @@ def leaks(samples: Sequence[Sample]) -> list[str]:
         before, after = getattr(first, name), getattr(last, name)
         if after > before:
             wrong.append(f"{name}: {after} at the end, {before} at the beginning")
-    growth = slopes(samples)["server MB"]
-    if growth is not None and not growth.within_noise and growth.share > MOST_GROWTH:
-        wrong.append(
-            f"the server's memory grew by {growth.per_minute:.2f} MB a minute "
-            f"(standard error {growth.error:.2f}), {growth.share:.1%} over the run"
-        )
+    grown = slopes(samples)
+    for name in ("server MB", "blocks"):
+        growth = grown[name]
+        if growth is not None and not growth.within_noise and growth.share > MOST_GROWTH:
+            wrong.append(
+                f"the server's memory, {name}: grew by {growth.per_minute:.2f} a minute "
+                f"(standard error {growth.error:.2f}), {growth.share:.1%} over the run"
+            )
     return wrong
 
 

@@ -24,14 +24,15 @@ _ANY: Labels = {}
 class Sample(msgspec.Struct, frozen=True):
     """One moment. at_s: seconds since the first. rss_bytes, files: of the server without its workers.
 
-    tasks: of the server's event loop. active: streams. ended, server_faults: streams so far, and those that
-    ended by a fault of the server. ttft: streams by the upper bound of their time to first token in seconds,
-    cumulative. tokens: of output so far.
+    blocks: of memory that Python holds in the server. tasks: of the server's event loop. active: streams.
+    ended, server_faults: streams so far, and those that ended by a fault of the server. ttft: streams by the
+    upper bound of their time to first token in seconds, cumulative. tokens: of output so far.
     """
 
     at_s: float
     rss_bytes: int
     workers_rss_bytes: int
+    blocks: int
     files: int
     tasks: int
     active: int
@@ -87,6 +88,7 @@ class Sampler:
                 at_s=asked_s - self._began_s,
                 rss_bytes=held.rss_bytes,
                 workers_rss_bytes=rss_bytes(server.pid) - held.rss_bytes,
+                blocks=round(total(scrape, "penstock_allocated_blocks")),
                 files=held.files,
                 tasks=round(total(scrape, "penstock_asyncio_tasks")),
                 active=round(total(scrape, "penstock_streams_active")),

@@ -174,4 +174,5 @@ PROCESS: tuple[Instrument[Reading], ...] = (
     _gauge("build_info", "", "The version that runs; always 1.", lambda r: one(1, version=r.version)),
     _gauge("uptime", "s", "Since the server started.", lambda r: one(r.uptime_s)),
     _gauge("asyncio_tasks", "", "Tasks of the server's event loop.", lambda r: one(r.tasks)),
+    _gauge("allocated_blocks", "", "Blocks of memory that Python holds.", lambda r: one(r.blocks)),
 )

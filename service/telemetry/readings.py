@@ -1,6 +1,7 @@
 """Everything that metrics are read from, taken in one go on the event loop."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ class Reading:
     """The server at one moment. streams: those that have not ended.
 
     failovers, waiting_for_worker: of all models. evictions: parked KV caches that were lost to their budget,
-    in all lives of all workers. max_batch_rows: of one worker. tasks: of the event loop.
+    in all lives of all workers. max_batch_rows: of one worker. tasks: of the event loop. blocks: of
+    memory that Python holds.
     """
 
     version: str
@@ -40,6 +42,7 @@ class Reading:
     evictions: int
     max_batch_rows: int
     tasks: int
+    blocks: int
 
     def workers(self) -> Iterable[tuple[ModelSnapshot, WorkerSnapshot]]:
         for model in self.models:
@@ -114,6 +117,7 @@ class Readings:
             evictions=self._evictions,
             max_batch_rows=self._max_batch_rows,
             tasks=len(asyncio.all_tasks()),
+            blocks=sys.getallocatedblocks(),
         )
 
     def take_histograms(self) -> tuple[HistogramSnapshot, ...]:

@@ -24,12 +24,15 @@ penstock_stream_ttft_seconds_sum{class="bulk"} 9.0
 """
 
 
-def sample(at_s: float = 0.0, *, rss_bytes: int = 80_000_000, faults: int = 0, **changes: int) -> Sample:
+def sample(
+    at_s: float = 0.0, *, rss_bytes: int = 80_000_000, blocks: int = 350_000, faults: int = 0, **changes: int
+) -> Sample:
     values = {"files": 23, "tasks": 9, "active": 0, "ended": 1000, "tokens": 0, **changes}
     return Sample(
         at_s=at_s,
         rss_bytes=rss_bytes,
         workers_rss_bytes=0,
+        blocks=blocks,
         server_faults=faults,
         ttft={},
         scrape_s=0.0,
@@ -81,9 +84,10 @@ def test_what_is_left_at_the_end_is_found(left: str) -> None:
 
 
 def test_memory_that_grows_is_found() -> None:
-    run = [sample(2.0 * at, rss_bytes=80_000_000 + 20_000 * at) for at in range(300)]
-    assert len(leaks(run)) == 1
-    assert "memory grew" in leaks(run)[0]
+    [found] = leaks([sample(2.0 * at, rss_bytes=80_000_000 + 20_000 * at) for at in range(300)])
+    assert "server MB: grew by 0.60 a minute" in found
+    [found] = leaks([sample(2.0 * at, blocks=350_000 + 100 * at) for at in range(300)])
+    assert "blocks: grew by 3000.00 a minute" in found
 
 
 def test_faults_of_the_server_use_up_a_budget() -> None:
