@@ -39,7 +39,7 @@ class BatchDraw:
         # Made anew whenever a row leaves or joins, and for most batches there is nothing to be collected.
         penalised = (
             [_penalised(row, tokens, len(tokens) - later) for row, tokens in rows]
-            if any(changes_logits(row.sampling, row.min_tokens, row.ending_ids) for row, _ in rows)
+            if any(changes_logits(row) for row, _ in rows)
             else []
         )
         self._penalties = BatchPenalties(penalised, xp)

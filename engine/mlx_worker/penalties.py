@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.mlx_worker.draw_keys import Ints
+from engine.mlx_worker.generator import RowInput
 from engine.requests import Sampling
 
 Array = Any
@@ -37,9 +38,9 @@ def is_penalised(sampling: Sampling) -> bool:
     )
 
 
-def changes_logits(sampling: Sampling, min_tokens: int, ending_ids: Sequence[int]) -> bool:
+def changes_logits(row: RowInput | PenalisedRow) -> bool:
     """Whether anything here is of use to a row."""
-    return is_penalised(sampling) or bool(sampling.logit_bias) or (min_tokens > 0 and len(ending_ids) > 0)
+    return is_penalised(row.sampling) or _has_fixed(row)
 
 
 class BatchPenalties:
@@ -47,8 +48,7 @@ class BatchPenalties:
 
     def __init__(self, rows: Sequence[PenalisedRow], xp: Any) -> None:
         self._recent = _RecentTokens(rows, xp) if any(is_penalised(row.sampling) for row in rows) else None
-        fixed = any(row.sampling.logit_bias or _may_forbid(row) for row in rows)
-        self._fixed = _FixedChanges(rows, xp) if fixed else None
+        self._fixed = _FixedChanges(rows, xp) if any(map(_has_fixed, rows)) else None
 
     @property
     def empty(self) -> bool:
@@ -143,7 +143,11 @@ class _FixedChanges:
         )
 
 
-def _may_forbid(row: PenalisedRow) -> bool:
+def _has_fixed(row: RowInput | PenalisedRow) -> bool:
+    return bool(row.sampling.logit_bias) or _may_forbid(row)
+
+
+def _may_forbid(row: RowInput | PenalisedRow) -> bool:
     return row.min_tokens > 0 and len(row.ending_ids) > 0
 
 

@@ -121,13 +121,16 @@ class CpuPipeline:
             mx.async_eval(logits)  # type: ignore[no-untyped-call]
         self._started = _Pass(rows, memory, logits)
         # Only now: the model waits for none of it, and each row is fetched into the CPU's caches once.
-        given = [] if found is None else _give(rows, range(len(rows)), found.draw, found.drawn)
+        given = self._given(rows, found)
         for each in rows:
             each.tokens.append(each.next_token)
         return given
 
     def finish(self, rows: list[DecodeRow]) -> list[StepToken]:
-        found = self._finish(rows)
+        return self._given(rows, self._finish(rows))
+
+    @staticmethod
+    def _given(rows: list[DecodeRow], found: _Found | None) -> list[StepToken]:
         return [] if found is None else _give(rows, range(len(rows)), found.draw, found.drawn)
 
     def _finish(self, rows: list[DecodeRow]) -> _Found | None:

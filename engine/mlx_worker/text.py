@@ -52,7 +52,7 @@ def _byte_of_character() -> dict[str, int]:
 
 
 class _ByteLevelDecoder:
-    """For tokenizers whose tokens are runs of bytes: several times faster than the library's decoder."""
+    """For tokenizers whose tokens are runs of bytes, whatever stands before them."""
 
     def __init__(self, token_bytes: _TokenBytes, prompt_tail: Sequence[int]) -> None:
         """With the prompt's end before it, a character that the prompt began is completed."""
