@@ -99,6 +99,8 @@ def leaks(samples: Sequence[Sample]) -> list[str]:
         return [f"{len(samples)} samples, too few to say anything"]
     first, last = samples[0], samples[-1]
     wrong = []
+    if last.ended <= first.ended:
+        wrong.append("no stream ended, so nothing was tried")
     if last.server_faults > ALLOWED * last.ended:
         wrong.append(f"{last.server_faults} of {last.ended} streams ended by a fault of the server")
     for name in ("active", "tasks", "files"):

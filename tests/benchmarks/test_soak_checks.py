@@ -27,7 +27,7 @@ penstock_stream_ttft_seconds_sum{class="bulk"} 9.0
 def sample(
     at_s: float = 0.0, *, rss_bytes: int = 80_000_000, blocks: int = 350_000, faults: int = 0, **changes: int
 ) -> Sample:
-    values = {"files": 23, "tasks": 9, "active": 0, "ended": 1000, "tokens": 0, **changes}
+    values = {"files": 23, "tasks": 9, "active": 0, "ended": 1000 + int(at_s), "tokens": 0, **changes}
     return Sample(
         at_s=at_s,
         rss_bytes=rss_bytes,
@@ -93,6 +93,10 @@ def test_memory_that_grows_is_found() -> None:
 def test_faults_of_the_server_use_up_a_budget() -> None:
     assert leaks([sample(), sample(2.0, faults=5)]) == []
     assert len(leaks([sample(), sample(2.0, faults=6)])) == 1
+
+
+def test_a_run_without_streams_is_no_result() -> None:
+    assert leaks([sample(), sample(2.0, ended=1000)]) == ["no stream ended, so nothing was tried"]
 
 
 def test_too_few_samples_are_no_result() -> None:
