@@ -4,11 +4,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 
+from engine.contract import NO_COUNTERS, EngineSnapshot, WorkerSnapshot, WorkerState
+from engine.scripted import ScriptedEngine, counting_script
 from flowcontrol.reasons import Reason
 from service.options import PoolOptions
 from tests.flowcontrol.admission.governors import governor_options
@@ -160,6 +163,32 @@ async def test_a_stalled_stream_and_its_parking_show() -> None:
             "penstock_backpressure_events_total", event="resume") >= 1)  # fmt: skip
         assert resumed.sum("penstock_coalesced_tokens_total") > 0
         assert resumed.sum("penstock_stream_inter_token_seconds_count") >= gaps
+
+
+class EvictingEngine(ScriptedEngine):
+    """Says of its workers what a test sets: evicted parked caches by the worker's number."""
+
+    evicted: dict[int, int] | None = None
+
+    def snapshot(self) -> EngineSnapshot:
+        workers = [
+            WorkerSnapshot(
+                index, WorkerState.READY, 100, restarts=0, streams=0, silent_s=0.0,
+                counters=replace(NO_COUNTERS, evictions=number),
+            )
+            for index, number in (self.evicted or {}).items()
+        ]  # fmt: skip
+        return replace(super().snapshot(), workers=tuple(workers))
+
+
+async def test_evictions_are_those_of_all_lives_of_all_workers() -> None:
+    engine = EvictingEngine(counting_script, step_s=0.002)
+    async with metered(engine) as local:
+        # Worker 1 begins anew, then is gone; then both begin anew.
+        for evicted, total in (({0: 3, 1: 1}, 4), ({0: 5, 1: 0}, 6), ({0: 5}, 6), ({0: 2, 1: 2}, 10)):
+            engine.evicted = evicted
+            seen = await scraped(local)
+            assert seen.sum("penstock_backpressure_events_total", event="evict") == total
 
 
 async def test_requests_that_wait_and_that_are_refused_show() -> None:
