@@ -71,6 +71,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._features = features
         self._clock = clock
         self._streams: dict[Stream, None] = {}
+        self._readers: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -156,7 +157,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         try:
             async with asyncio.timeout(None) as alarm:
                 stream.watch(lambda deadline_s: self._arm(alarm, deadline_s))
-                await _run(stream, hold.info, context)
+                await self._run(stream, hold.info, context)
         except TimeoutError:  # A timer of the stream; asyncio cancelled what was under way.
             how, failure = Input.FAIL, stream.timed_out()
             raise failure from None
@@ -177,6 +178,21 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             del self._streams[stream]
             if not self._streams:
                 self._idle.set()
+
+    async def _run(self, stream: Stream, model: ModelInfo, context: Context) -> None:
+        """Begin, and write what the stream has to say until it has ended."""
+        stream.begin()
+        await context.write(stream.accepted(model))
+        # The call ends it: a read that is cancelled leaks memory (github.com/grpc/grpc issue 43360).
+        reader = asyncio.create_task(_read_rest(stream, context), name="ack reader")
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
+        while not stream.ended:
+            message = stream.next_message()
+            if message is None:
+                await stream.wake.wait()
+            else:
+                await context.write(message)
 
     def _new_stream(
         self, engine: Engine, seat: Seat, start: StartMessage, features: StreamFeatures, labels: StreamLabels
@@ -233,22 +249,6 @@ async def _read(context: Context) -> pb.GenerateRequest | None:
     return message if isinstance(message, pb.GenerateRequest) else None
 
 
-async def _run(stream: Stream, model: ModelInfo, context: Context) -> None:
-    """Begin, and write what the stream has to say until it has ended."""
-    stream.begin()
-    await context.write(stream.accepted(model))
-    reader = asyncio.create_task(_read_rest(stream, context), name="ack reader")
-    try:
-        while not stream.ended:
-            message = stream.next_message()
-            if message is None:
-                await stream.wake.wait()
-            else:
-                await context.write(message)
-    finally:
-        reader.cancel()
-
-
 def _check_ready(hold: Hold) -> None:
     """Admission knows the engines as one; this one may be down while others are not."""
     try:
@@ -270,9 +270,9 @@ def _check_fingerprint(start: StartMessage, model: ModelInfo) -> None:
 
 
 async def _read_rest(stream: Stream, context: Context) -> None:
-    """Take pieces of the prompt, acks and cancel until the caller half-closes."""
+    """Take pieces of the prompt, acks and cancel until the caller half-closes or the stream has ended."""
     try:
-        while (message := await _read(context)) is not None:
+        while (message := await _read(context)) is not None and not stream.ended:
             match message.WhichOneof("message"):
                 case "ack":
                     stream.take_ack(message.ack.seq)
@@ -290,10 +290,11 @@ async def _read_rest(stream: Stream, context: Context) -> None:
                     raise ServiceError(Reason.PROTOCOL_VIOLATION, text)
         if stream.parts.missing:
             await asyncio.sleep(_LOST_CALLER_S)
-        stream.take_half_close()
+        if not stream.ended:
+            stream.take_half_close()
     except ServiceError as error:
         stream.take_error(error)
     except Exception:
-        if not context.done():
+        if not stream.ended and not context.done():
             _log.exception("reading failed", request_id=stream.request_id)
             stream.take_error(ServiceError(Reason.INTERNAL, "a defect of the server"))

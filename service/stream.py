@@ -274,6 +274,7 @@ class Stream:
 
     def close(self, how: Input, error: ServiceError | None = None) -> None:
         """Give everything back. how: CANCEL or FAIL, for a stream that has not ended; error: with what."""
+        self.ended = True
         self._deadlines.unwatch()
         self._error = self._error or error
         self._leave(how)
