@@ -35,7 +35,7 @@ _GOALS = {GAP: "goal at most 0.2 of the better peer's", GROWTH: "goal at most 1.
 
 class Case(msgspec.Struct, frozen=True):
     """rounds: how often, in full. lower: the figures in which less is better; a ratio is made of them.
-    rows: of the servers. fresh: whether a server is of no use afterwards. wide: whether the model is.
+    rows: of the servers. fresh: whether a server is of no use afterwards. shape: of the random model.
     """
 
     title: str
@@ -44,13 +44,17 @@ class Case(msgspec.Struct, frozen=True):
     lower: tuple[str, ...] = ()
     rows: int = _ROWS
     fresh: bool = False
-    wide: bool = False
+    shape: str = ""
 
 
 CASES = (
     Case("a prompt of 6,000 tokens beside 8 streams", peers_steady.long_prompt, 3, (GAP,)),
     Case("a conversation", peers_steady.conversation, 8, ("TTFT of turn 5, ms",)),
-    Case("a conversation, wide model", peers_steady.conversation, 3, ("TTFT of turn 5, ms",), wide=True),
+    Case("a conversation, 34 M model", peers_steady.conversation, 3, ("TTFT of turn 5, ms",), shape="wide"),
+    Case(
+        "a conversation, layers as in Llama 3 8B", peers_steady.conversation, 2, ("TTFT of turn 5, ms",),
+        shape="layers",
+    ),
     Case("a seeded stream beside 8 others", peers_steady.seeded, 3),
     Case("400 new connections, 32 tokens each", peers_steady.connections, 1, ("TTFT p95, ms",)),
     Case("12 clients leave while queued", peers_faults.leavers, 2, rows=_FEW_ROWS),
@@ -65,21 +69,22 @@ CASES = (
 def run(quick: bool, rounds: int | None, _: bool) -> Result:
     """rounds: of each case; None for the cases' own numbers, one when quick."""
     figures: dict[str, dict[str, list[Figures]]] = {case.title: {} for case in CASES}
-    with random_model("words") as model, random_model("words", "wide") as wide, asyncio.Runner() as runner:
-        for kept in ((model, _ROWS), (model, _FEW_ROWS), (wide, _ROWS)):
-            with ExitStack() as stack:
-                systems = [stack.enter_context(system) for system in _systems(*kept)]
+    kept = dict.fromkeys((case.shape, case.rows) for case in CASES if not case.fresh)
+    with asyncio.Runner() as runner:
+        for shape, rows in kept:
+            with random_model("words", shape) as model, ExitStack() as stack:
+                systems = [stack.enter_context(system) for system in _systems(model, rows)]
                 for case in CASES:
-                    if not case.fresh and (wide if case.wide else model, case.rows) == kept:
+                    if not case.fresh and (case.shape, case.rows) == (shape, rows):
                         for number in range(rounds or (1 if quick else case.rounds)):
                             for system in systems:
-                                measured = _measured(runner, case, system, kept[0], number)
-                                _add(figures, case, system, measured)
-        for case in CASES:
-            if case.fresh:
-                for starting in _systems(model, _ROWS):
-                    with starting as system:
-                        _add(figures, case, system, _measured(runner, case, system, model, 0))
+                                _add(figures, case, system, _measured(runner, case, system, model, number))
+        with random_model("words") as model:
+            for case in CASES:
+                if case.fresh:
+                    for starting in _systems(model, _ROWS):
+                        with starting as system:
+                            _add(figures, case, system, _measured(runner, case, system, model, 0))
     return make_result("peers-cases", *tabulate(figures))
 
 

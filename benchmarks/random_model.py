@@ -1,9 +1,11 @@
 """Makes a Llama with random weights: 5.3 M parameters, float32.
 
-Usage: python -m benchmarks.random_model DIRECTORY [words] [wide]. Its tokenizer is that of the embedded
-model, filled up so that every id has a text. With `words` every id is a word of its own, so that the text
-of an answer has the tokens of the answer when it comes back in a prompt, and the context is 8,192 tokens.
-With `wide` it has 34 M parameters: the wider a model, the smaller the share of attention in a prompt's time.
+Usage: python -m benchmarks.random_model DIRECTORY [words] [wide | layers]. Its tokenizer is that of the
+embedded model, filled up so that every id has a text. With `words` every id is a word of its own, so that the
+text of an answer has the tokens of the answer when it comes back in a prompt; the context is 8,192 tokens.
+The wider a model, the smaller the share of attention in a prompt's time: with `wide` it has 34 M parameters,
+with `layers` two layers of Llama 3 8B's shape and 470 M parameters in all. (A prompt is computed without the
+last layer's attention, since of the last layer it takes keys and values only.)
 """
 
 import json
@@ -39,13 +41,22 @@ _WIDE = {
     "num_attention_heads": 16,
     "num_key_value_heads": 16,
 }
+_LAYERS = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 2,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+SHAPES: dict[str, dict[str, int]] = {"": {}, "wide": _WIDE, "layers": _LAYERS}
+"""What another shape changes."""
 _WORDS_CONTEXT_TOKENS = 8192
 
 
-def make(directory: Path, *, words: bool = False, wide: bool = False) -> None:
-    """Write config, weights and tokenizer into a directory that exists."""
+def make(directory: Path, *, words: bool = False, shape: str = "") -> None:
+    """Write config, weights and tokenizer into a directory that exists. shape: one of SHAPES."""
     mx.random.seed(0)
-    config = _CONFIG | (_WIDE if wide else {})
+    config = _CONFIG | SHAPES[shape]
     if words:
         config |= {"max_position_embeddings": _WORDS_CONTEXT_TOKENS}
     model = Model(ModelArgs.from_dict(config))
@@ -71,5 +82,6 @@ def make(directory: Path, *, words: bool = False, wide: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), words="words" in sys.argv[2:], wide="wide" in sys.argv[2:])
+    told = sys.argv[2:]
+    make(Path(sys.argv[1]), words="words" in told, shape=next((name for name in SHAPES if name in told), ""))
     print("made", flush=True)
