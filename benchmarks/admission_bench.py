@@ -43,6 +43,10 @@ class Bench:
         self._probe = probe
         self._status = status
 
+    def ask(self, load: Load) -> Observed:
+        """What callers see who are sent to any server."""
+        return _ask(self._load, load)
+
     def see(self, load: Load, *, probing: bool = False) -> Seen:
         """Run a load to its end, and wait until the server is idle."""
         self._server.ask("")
@@ -52,7 +56,7 @@ class Bench:
         began_s = time.perf_counter()
         with ThreadPoolExecutor(1) as thread:
             probe = thread.submit(_ask, self._probe, _probe(load)) if probing else None
-            observed = _ask(self._load, load)
+            observed = self.ask(load)
             probed = probe.result().calls if probe is not None else []
         took_s = time.perf_counter() - began_s
         cores = {name: _cores(before[name], cpu_s(pid), took_s) for name, pid in pids.items()}

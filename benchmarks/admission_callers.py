@@ -24,8 +24,10 @@ from benchmarks.admission_calls import (
 )
 from benchmarks.measure import percentile
 from benchmarks.plots import Panel, draw
+from benchmarks.processes import Child
 from benchmarks.report import this_environment
 from benchmarks.result import Cell, Result, Row
+from benchmarks.scripted_server import ScriptedOptions
 from config import load as load_config
 from service.load.attempt import Ending
 
@@ -85,6 +87,7 @@ def run(*, quick: bool) -> Result:
         parts.capacity()
         parts.callers()
         parts.crowds()
+        parts.instant()
         parts.tenants()
         parts.burst()
     environment = this_environment()
@@ -155,6 +158,24 @@ class _Parts:
             self.ratios[f"{goal}: the same, in the server's handler"] = row["handler, refusal p95 ms"]
             self.ratios[f"{goal}: share of refusals that came after waiting"] = row["refused late"]
             self.ratios[f"{goal}: without a typed answer (goal 0)"] = row["untyped"]
+
+    def instant(self) -> None:
+        """300 callers that ask once, all at the same time, of which most are refused; the same callers at a
+        handler that only refuses.
+        """
+        seen: list[Seen] = []
+        bare: list[Call] = []
+        load = self._load([(0.0, 1.0)], callers=300, max_requests=300, priority="interactive")
+        with Child("benchmarks.scripted_server", ScriptedOptions(kind="refusing").encoded()) as refusing:
+            target = refusing.read_line()
+            for _ in range(self._plan.rounds):
+                seen.append(self._bench.see(load))
+                bare += self._bench.ask(msgspec.structs.replace(load, target=target)).calls
+        calls = [call for one in seen for call in one.observed.calls]
+        row = self._row(f"300 at once, interactive, {len(seen)} times", load, seen[-1], calls=calls)
+        of_bare = _ms(summarise(bare).refusal_p95_s)
+        self.ratios["300 at once, interactive: ms to a refusal, p95"] = row["refusal p95 ms"]
+        self.ratios["300 at once, interactive: the same, of a bare handler that refuses all"] = of_bare
 
     def tenants(self) -> None:
         """Ten tenants, of which one asks for ten times as much as each other; told apart, and not."""

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 import uvloop
+from grpc_status import rpc_status
 
 from benchmarks.timed import TimedEngine, TimedServicer, TimeSpent
 from config import load
@@ -24,9 +25,11 @@ from engine.contract import Engine
 from engine.model_host import ModelHost
 from engine.requests import GenerationRequest
 from engine.scripted import Script, ScriptedEngine, counting_script
+from flowcontrol.reasons import Reason
 from penstock.v1 import generation_pb2 as pb
 from service.assembly import configure_logging
 from service.assembly_options import service_options
+from service.errors import ServiceError
 from service.generation import Context, GenerationServicer
 from service.server import Server
 
@@ -35,14 +38,14 @@ _CONTEXT_TOKENS = 1 << 20
 
 class ScriptedOptions(msgspec.Struct, frozen=True):
     """kind: `full` is the servicer on a scripted engine; `timed` the same with its own time measured;
-    `bare` the same server with a handler that only writes chunks.
+    `bare` the same server with a handler that only writes chunks; `refusing` with one that only refuses.
 
     flags: options of the server, as the command line would give them. text_bytes: length of each token's
     text, 0 for a number. steps_per_turn, step_s: how fast the engine is, as in ScriptedEngine. telemetry:
     whether it is observed, as by default; not where something else is measured.
     """
 
-    kind: Literal["full", "timed", "bare"] = "full"
+    kind: Literal["full", "timed", "bare", "refusing"] = "full"
     max_streams: int = 256
     stream_flags: dict[str, Any] = {}
     server_flags: dict[str, Any] = {}
@@ -83,6 +86,16 @@ class BareServicer(GenerationServicer):
         await context.write(pb.GenerateResponse(finished=finished))
 
 
+class RefusingServicer(GenerationServicer):
+    """Refuses every stream with a status that was made before: no admission, no state."""
+
+    _status = rpc_status.to_status(ServiceError(Reason.QUEUE_FULL, "the queue is full").to_status(""))
+
+    async def Generate(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]
+        await context.read()
+        await context.abort_with_status(self._status)
+
+
 class BenchmarkServer(Server):
     """The server with everything around the handler: the same options, health, status and reflection."""
 
@@ -100,8 +113,9 @@ class BenchmarkServer(Server):
         told = service_options(settings)
         super().__init__(ModelHost.of(engine), told, version="benchmark")
         streams = told.stream
-        if options.kind == "bare":
-            self._generation = BareServicer(self._models, self._registry, self.admission, streams, self._pool)
+        if options.kind in ("bare", "refusing"):
+            servicer = BareServicer if options.kind == "bare" else RefusingServicer
+            self._generation = servicer(self._models, self._registry, self.admission, streams, self._pool)
         elif options.kind == "timed":
             timed_engine = TimedEngine(engine, spent)
             self._generation = TimedServicer(
