@@ -173,6 +173,7 @@ class _Parts:
                 bare += self._bench.ask(msgspec.structs.replace(load, target=target)).calls
         calls = [call for one in seen for call in one.observed.calls]
         row = self._row(f"300 at once, interactive, {len(seen)} times", load, seen[-1], calls=calls)
+        row["refused, by the server"] = sum(one.server_refused for one in seen)
         of_bare = _ms(summarise(bare).refusal_p95_s)
         self.ratios["300 at once, interactive: ms to a refusal, p95"] = row["refusal p95 ms"]
         self.ratios["300 at once, interactive: the same, of a bare handler that refuses all"] = of_bare

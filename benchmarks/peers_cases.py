@@ -36,6 +36,7 @@ _GOALS = {GAP: "goal at most 0.2 of the better peer's", GROWTH: "goal at most 1.
 class Case(msgspec.Struct, frozen=True):
     """rounds: how often, in full. lower: the figures in which less is better; a ratio is made of them.
     rows: of the servers. fresh: whether a server is of no use afterwards. shape: of the random model.
+    slow: left out when quick.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Case(msgspec.Struct, frozen=True):
     rows: int = _ROWS
     fresh: bool = False
     shape: str = ""
+    slow: bool = False
 
 
 CASES = (
@@ -53,7 +55,7 @@ CASES = (
     Case("a conversation, 34 M model", peers_steady.conversation, 3, ("TTFT of turn 5, ms",), shape="wide"),
     Case(
         "a conversation, layers as in Llama 3 8B", peers_steady.conversation, 2, ("TTFT of turn 5, ms",),
-        shape="layers",
+        shape="layers", slow=True,
     ),
     Case("a seeded stream beside 8 others", peers_steady.seeded, 3),
     Case("400 new connections, 32 tokens each", peers_steady.connections, 1, ("TTFT p95, ms",)),
@@ -68,19 +70,20 @@ CASES = (
 
 def run(quick: bool, rounds: int | None, _: bool) -> Result:
     """rounds: of each case; None for the cases' own numbers, one when quick."""
-    figures: dict[str, dict[str, list[Figures]]] = {case.title: {} for case in CASES}
-    kept = dict.fromkeys((case.shape, case.rows) for case in CASES if not case.fresh)
+    cases = [case for case in CASES if not (quick and case.slow)]
+    figures: dict[str, dict[str, list[Figures]]] = {case.title: {} for case in cases}
+    kept = dict.fromkeys((case.shape, case.rows) for case in cases if not case.fresh)
     with asyncio.Runner() as runner:
         for shape, rows in kept:
             with random_model("words", shape) as model, ExitStack() as stack:
                 systems = [stack.enter_context(system) for system in _systems(model, rows)]
-                for case in CASES:
+                for case in cases:
                     if not case.fresh and (case.shape, case.rows) == (shape, rows):
                         for number in range(rounds or (1 if quick else case.rounds)):
                             for system in systems:
                                 _add(figures, case, system, _measured(runner, case, system, model, number))
         with random_model("words") as model:
-            for case in CASES:
+            for case in cases:
                 if case.fresh:
                     for starting in _systems(model, _ROWS):
                         with starting as system:
