@@ -96,10 +96,14 @@ class Seat:
 
     def place_known(self, has_place: bool) -> None:
         """Whether the engine has a place for it in its batch."""
-        waited = self._ticket.without_place
+        waited = self._ticket.has_place is False
         self._ticket.place_known(has_place)
         if waited and has_place:
             self._admission.decide()
+
+    def left_engine(self) -> None:
+        """The engine has ended the stream, though not all of it is sent."""
+        self._ticket.left_engine()
 
     def first_token(self) -> None:
         self.place_known(True)

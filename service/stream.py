@@ -171,6 +171,7 @@ class Stream:
                 self._notices.append(responses.failover())
             case Finished():
                 self._row.ended()
+                self._seat.left_engine()
                 self._end = event
                 self._tail = event.text
             case Failed():

@@ -101,7 +101,9 @@ class Run:
         self._scheduled = 0
         self._streams: dict[Row, tuple[Stream, Ticket]] = {}
         self._waiting: dict[Ticket, Stream] = {}
-        self._without_place: set[Row] = set()
+        # Rows that found no place when the governor was last told, and those that are new since.
+        self._without_place: dict[Row, None] = {}
+        self._submitted: list[Row] = []
         self._callers = [Random(f"{seed} {n}") for n in range(scenario.callers)]
         if scenario.kv_told:
             governor.describe_model(kv_bytes_per_token=1, full_batch_step_s=0)
@@ -217,6 +219,7 @@ class Run:
         row = Row(request.prompt_tokens, request.output_tokens, request.pause_tokens)
         self._streams[row] = (stream, ticket)
         self._plant.submit(row)
+        self._submitted.append(row)
         self._begin_turn()
 
     def _begin_turn(self) -> None:
@@ -226,14 +229,14 @@ class Run:
                 self._tell_places()
 
     def _tell_places(self) -> None:
-        """The engine tells who waits in front of its batch, and who does no more."""
-        waiting = set(self._plant.without_place)
-        changed = waiting ^ self._without_place
-        self._without_place = waiting
-        for row in changed:
-            if row in self._streams:
-                self._streams[row][1].place_known(row not in waiting)
-        if changed - waiting:
+        """The engine tells who waits in front of its batch, and who does not, or no more."""
+        waiting = dict.fromkeys(self._plant.without_place)
+        without = [row for row in waiting if row not in self._without_place]
+        within = [row for row in (*self._without_place, *self._submitted) if row not in waiting]
+        self._without_place, self._submitted = waiting, []
+        for row in (*without, *within):
+            self._streams[row][1].place_known(row not in waiting)
+        if within and self._waiting:
             self._decide()
 
     def _finish_turn(self) -> None:

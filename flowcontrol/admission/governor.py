@@ -90,6 +90,7 @@ class Governor:
         if self._limiter.next_deadline() <= now_s:
             self._limiter.latency(self._gate.latency_load())
             self._limiter.adjust(now_s)
+            self._permits.next_interval()
             self._give_up_hopeless(now_s)
         for entry in self._queue.expired(now_s):
             self._expire(entry, now_s)
@@ -198,6 +199,10 @@ class Governor:
     def place_known(self, ticket: Ticket, has_place: bool) -> None:
         if ticket.state is TicketState.ADMITTED and ticket.first_token_s is None:
             self._permits.place_known(ticket, has_place)
+
+    def left_engine(self, ticket: Ticket) -> None:
+        if ticket.state is TicketState.ADMITTED:
+            self._permits.left_engine(ticket)
 
     def first_token(self, ticket: Ticket, now_s: float) -> None:
         if ticket.state is not TicketState.ADMITTED or ticket.first_token_s is not None:

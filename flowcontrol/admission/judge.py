@@ -23,7 +23,7 @@ _FIRST_SLOT_S = 0.05
 # what lies between them those who were let in seldom hear no later; the rest is for a slow first token.
 _CAUTION = 0.7
 _PATIENCE = 0.9
-# Share of the limit that may wait in front of the engine's batch.
+# As many streams may wait in front of the engine's batch, as a share of its places.
 _READY_SHARE = 0.125
 # Times the budget from which on waiting is given up before all of it has passed.
 _HOPELESS = 1.3
@@ -147,9 +147,10 @@ class Judge:
     def outlook(self, order: Iterable[Entry], now_s: float) -> dict[Ticket, Outlook]:
         """When those who wait may start; order: as they would be popped."""
         left_s = self._permits.left_s(self._gate, now_s)
-        hold_s, free, spread = self._hold_s(self._everyone()), self.free(), self._gate.holds.spread
+        hold_s, spread = self._hold_s(self._everyone()), self._gate.holds.spread
+        room = self._room()
         return {
-            entry: Outlook(place, slot_wait_s(place - free, left_s, hold_s, spread))
+            entry: Outlook(place, slot_wait_s(place - room, left_s, hold_s, spread))
             for place, entry in enumerate(order, start=1)
             if isinstance(entry, Ticket)
         }
@@ -181,7 +182,7 @@ class Judge:
         return max(_LEAST_RETRY_S, hold_s * (tenant.queued + 1) / tenant.max_streams)
 
     def _slot_wait_s(self, ahead: Ahead, now_s: float) -> float:
-        place = ahead.requests + 1 - self.free()
+        place = ahead.requests + 1 - self._room()
         if place <= 0:
             return 0.0
         left_s = self._permits.left_s(self._gate, now_s)
@@ -197,16 +198,20 @@ class Judge:
         """All who wait, their tokens taken for output."""
         return Ahead(len(self._queue), 0.0, self._queue.tokens)
 
+    def _room(self) -> int:
+        """Streams more that the limit and the engine's batch have room for; when negative, as many in flight
+        must end, or wait in the engine, before there is any.
+        """
+        limit, places = self._limiter.limit, self._permits.places.count
+        return (limit if places is None else min(limit, places)) - len(self._permits)
+
     def free(self) -> int:
         """Permits that may be given now; when negative, as many must come back before there is one.
 
-        None while the engine has no places for the streams that it was given: those who wait here wait in
-        the order of class and tenant, and those who wait there do not. A few wait there all the same, so
-        that places which come free together are taken at once.
+        Those who wait here wait in the order of class and tenant, and those who wait in the engine do not.
+        A few wait there all the same, so that places which come free together are taken at once.
         """
-        limit, without_place = self._limiter.limit, self._permits.without_place
-        free = limit - len(self._permits)
-        if not without_place:
-            return free
-        ready = max(1, int(limit * _READY_SHARE))
-        return min(free, ready - without_place) if without_place < ready else min(free, 0) - without_place
+        limit, places = self._limiter.limit, self._permits.places.count
+        if places is not None:
+            limit = min(limit, places + max(1, int(places * _READY_SHARE)))
+        return limit - len(self._permits)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flowcontrol.admission.ask import ServiceClass
 from flowcontrol.admission.gate import Gate
+from flowcontrol.admission.places import EnginePlaces
 from flowcontrol.admission.ticket import Ticket
 
 # What is left of a stream that has run for longer than expected, as a share of what was expected.
@@ -24,8 +25,9 @@ class Permits:
         """Prompt and expected output of all streams in flight."""
         self.output_tokens = 0
         """Expected of all streams in flight."""
-        self.without_place = 0
-        """Streams for which the engine has no place in its batch."""
+        self.places = EnginePlaces()
+        # Streams of which the engine has told that it has a place for them in its batch, or none.
+        self._told = {True: 0, False: 0}
         self.decoding = 0
         """Streams that have their first token."""
 
@@ -50,10 +52,21 @@ class Permits:
             ticket.prefill_tokens += more
 
     def place_known(self, ticket: Ticket, has_place: bool) -> None:
-        if ticket.without_place == has_place:
-            ticket.without_place = not has_place
-            self.without_place += -1 if has_place else 1
-            ticket.waited_in_engine = True
+        if has_place is not ticket.has_place:
+            self.left_engine(ticket)
+            self._told[has_place] += 1
+            ticket.has_place = has_place
+            ticket.waited_in_engine |= not has_place
+            self.places.see(self._told[True], self._told[False])
+
+    def left_engine(self, ticket: Ticket) -> None:
+        if ticket.has_place is not None:
+            self._told[ticket.has_place] -= 1
+            ticket.has_place = None
+
+    def next_interval(self) -> None:
+        """What is seen of the engine's places counts for this interval and the next one."""
+        self.places.next_interval(self._told[True], self._told[False])
 
     def first_token(self, ticket: Ticket, now_s: float) -> None:
         ticket.first_token_s = now_s
@@ -63,7 +76,7 @@ class Permits:
 
     def remove(self, ticket: Ticket) -> None:
         del self._tickets[ticket]
-        self.place_known(ticket, True)
+        self.left_engine(ticket)
         self.by_class[ticket.service_class] -= 1
         self.output_tokens -= ticket.output_tokens
         self.kv_tokens -= ticket.prompt_tokens + ticket.output_tokens
@@ -73,8 +86,10 @@ class Permits:
             self.decoding -= 1
 
     def left_s(self, gate: Gate, now_s: float) -> list[float]:
-        """For how long each permit will still be held, the shortest first."""
-        return sorted(self._left_s(ticket, gate, now_s) for ticket in self._tickets)
+        """For how long the streams that the engine has places for will still be there, the shortest first."""
+        left_s = sorted(self._left_s(ticket, gate, now_s) for ticket in self._tickets)
+        # Those that wait in the engine have everything before them, and so are the last ones.
+        return left_s[: self.places.count]
 
     def _left_s(self, ticket: Ticket, gate: Gate, now_s: float) -> float:
         hold_s = gate.hold_s(ticket.output_tokens)
@@ -85,9 +100,9 @@ class Permits:
 
 
 def slot_wait_s(place: int, left_s: Sequence[float], hold_s: float, spread: float) -> float:
-    """When the permit for the place-th of those who wait is free; 0 for a place that is free now.
+    """When the place-th of those who wait can run; 0 for one who can now.
 
-    place: 1 for who is next, 0 or less while there are free ones. left_s: of Permits. hold_s: mean time
+    place: 1 for who is next, 0 or less while there is room. left_s: of Permits. hold_s: mean time
     for which one is held. spread: of HoldTime. Streams that end as foretold free their permits in the order
     of what is left of them, and again after those who take them; streams of which nothing can be foretold
     do so evenly, one in hold_s / n (Little's law). In between, in between.

@@ -24,6 +24,7 @@ class Owner(Protocol):
 
     def prompt_known(self, ticket: "Ticket", tokens: int) -> None: ...
     def place_known(self, ticket: "Ticket", has_place: bool) -> None: ...
+    def left_engine(self, ticket: "Ticket") -> None: ...
     def first_token(self, ticket: "Ticket", now_s: float) -> None: ...
     def ended(self, ticket: "Ticket", outcome: Outcome, output_tokens: int, now_s: float) -> None: ...
 
@@ -39,13 +40,13 @@ class Ticket(Entry):
         "admitted_s",
         "doubtful",
         "first_token_s",
+        "has_place",
         "interrupted",
         "prefill_tokens",
         "prompt_tokens",
         "refusal",
         "state",
         "waited_in_engine",
-        "without_place",
     )
 
     def __init__(
@@ -79,10 +80,10 @@ class Ticket(Entry):
         self.first_token_s: float | None = None
         self.prefill_tokens = 0
         """To compute before this stream's first token: its own and those under way when it was admitted."""
-        self.without_place = False
-        """Whether the engine has no place for it in its batch: more streams are in flight than it can run."""
+        self.has_place: bool | None = None
+        """Whether the engine has a place for it in its batch; None before it has told, and in the end."""
         self.waited_in_engine = False
-        """Whether that was so at any time."""
+        """Whether it had none at any time: more streams were in flight than the engine can run."""
         self.interrupted = False
         """Whether it lost its worker: nothing is learned from its times."""
 
@@ -93,6 +94,10 @@ class Ticket(Entry):
     def place_known(self, has_place: bool) -> None:
         """Whether the engine has a place for the stream in its batch. When it gets one, ask for `decide`."""
         self._owner.place_known(self, has_place)
+
+    def left_engine(self) -> None:
+        """The engine has ended the stream, and its place is free; the stream may have more to do."""
+        self._owner.left_engine(self)
 
     def first_token(self, now_s: float) -> None:
         """The first token is there. Later calls do nothing."""
