@@ -87,16 +87,19 @@ class Permits:
 
     def left_s(self, gate: Gate, now_s: float) -> list[float]:
         """For how long the streams that the engine has places for will still be there, the shortest first."""
-        left_s = sorted(self._left_s(ticket, gate, now_s) for ticket in self._tickets)
+        # In one loop: every request is judged by it, and there may be hundreds of streams.
+        token_s = gate.hold_s(1)
+        left_s = []
+        for ticket in self._tickets:
+            hold_s = ticket.output_tokens * token_s
+            if ticket.first_token_s is None:
+                due_s = ticket.admitted_s + gate.service_s(ticket.prefill_tokens)
+                left_s.append(max(0.0, due_s - now_s) + hold_s)
+            else:
+                left_s.append(max(_OVERDUE_SHARE * hold_s, ticket.first_token_s + hold_s - now_s))
+        left_s.sort()
         # Those that wait in the engine have everything before them, and so are the last ones.
         return left_s[: self.places.count]
-
-    def _left_s(self, ticket: Ticket, gate: Gate, now_s: float) -> float:
-        hold_s = gate.hold_s(ticket.output_tokens)
-        if ticket.first_token_s is None:
-            due_s = ticket.admitted_s + gate.service_s(ticket.prefill_tokens)
-            return max(0.0, due_s - now_s) + hold_s
-        return max(_OVERDUE_SHARE * hold_s, ticket.first_token_s + hold_s - now_s)
 
 
 def slot_wait_s(place: int, left_s: Sequence[float], hold_s: float, spread: float) -> float:
