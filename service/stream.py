@@ -165,6 +165,7 @@ class Stream:
                 self._take_prefill(event)
             case Assigned():
                 self.trace.note(Moment.ASSIGNED, worker=event.worker, pid=event.pid)
+                self._seat.place_known(True)
             case Interrupted():
                 self.trace.note(Moment.FAILOVER)
                 self._seat.interrupted()
