@@ -66,6 +66,16 @@ def test_when_streams_end_together_no_more_permits_are_given_than_there_are_plac
     assert subject.decide(0.2) == waiting[:32]
 
 
+def test_a_place_counts_once_when_another_stream_takes_it_before_the_end_is_known() -> None:
+    subject, streams = full_engine(initial_streams=8, without_place=1)
+    streams[0].left_engine()
+    streams[5].place_known(True)
+    assert ticket(subject.ask(ask(), 0.1)).state is TicketState.WAITING
+    streams[0].end(Outcome.SUCCESS, 10, 0.2)
+    streams[0].left_engine()  # Its permit is back already.
+    assert len(subject.decide(0.2)) == 1
+
+
 def test_the_places_of_an_engine_in_which_nobody_waits_any_more_are_forgotten() -> None:
     subject = governor(initial_streams=64)
     streams = [ticket(subject.ask(ask(), 0.0)) for _ in range(36)]
