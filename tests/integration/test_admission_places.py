@@ -10,9 +10,7 @@ from tests.service.eventually import eventually
 from tests.service.servers import stubs_of
 
 PLACES, LIMIT, TOKENS = 2, 12, 120
-OPTIONS = fixed_limit(
-    LIMIT, ENGINE__MAX_BATCH_ROWS=str(PLACES), ENGINE__PREFILL_BATCH_ROWS=str(PLACES)
-)  # fmt: skip
+OPTIONS = fixed_limit(LIMIT, ENGINE__MAX_BATCH_ROWS=str(PLACES), ENGINE__PREFILL_BATCH_ROWS=str(PLACES))
 
 
 async def test_who_waits_waits_in_the_queue_and_not_in_the_engine(tmp_path: Path) -> None:
@@ -33,6 +31,6 @@ async def test_who_waits_waits_in_the_queue_and_not_in_the_engine(tmp_path: Path
             while not all(task.done() for task in (*first, *rest)):
                 in_flight.append((await stubs.status()).admission.limits.in_flight)
             assert set(await asyncio.gather(*first, *rest)) == {TOKENS}
-            # As many wait in front of the batch as an eighth of its places, but one, whatever ends when.
+            # An eighth of its places, at least one, waits in front of the batch, whatever ends when.
             assert max(in_flight) == PLACES + 1
             assert (await at_rest(stubs)).admission.limits.limit == LIMIT

@@ -114,8 +114,8 @@ def test_the_wait_is_that_for_a_place_where_the_limit_is_higher() -> None:
         outlook = subject.outlook(now_s)
         return [outlook[stream].wait_s for stream in waiting]
 
-    # Who waits here, and the one before them in the engine, wait for the same eight places.
-    assert foretold(9, 16, told=True) == pytest.approx(foretold(8, 17, told=False)[1:], rel=0.1)
+    # Who waits here, and the four before them in the engine, wait for the same eight places.
+    assert foretold(12, 13, told=True) == pytest.approx(foretold(8, 17, told=False)[4:], rel=0.1)
 
 
 def test_who_waits_in_the_engine_goes_before_who_waits_here() -> None:
